@@ -1,0 +1,191 @@
+"""One request's audio on its way out: filled by the engine's threads, read from asyncio or from a plain thread.
+
+Knows nothing of models or of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from light_tts.errors import DeadlineExceeded, LightTTSError
+from light_tts.types import SAMPLE_RATE_HZ, AudioChunk, RequestStats
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """An unbounded queue that wakes one reader, a thread or a coroutine; the writer never blocks."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._condition = threading.Condition()
+        self._wake: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        """Append and wake the reader."""
+        with self._condition:
+            self._items.append(item)
+            wake, self._wake = self._wake, None
+            self._condition.notify()
+        if wake is not None:
+            wake()
+
+    def get(self, timeout_s: float | None) -> T:
+        """Wait for the next item on this thread; raises TimeoutError."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: bool(self._items), timeout_s):
+                raise TimeoutError
+            return self._items.popleft()
+
+    async def get_async(self, timeout_s: float | None) -> T:
+        """Wait for the next item on the running event loop; raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                arrived = asyncio.Event()
+                with self._condition:
+                    if self._items:
+                        return self._items.popleft()
+                    self._wake = _loop_setter(asyncio.get_running_loop(), arrived)
+                await arrived.wait()
+
+
+def _loop_setter(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], None]:
+    def wake() -> None:
+        # The loop may be gone when the engine outlives it; then there is nobody to wake.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(event.set)
+
+    return wake
+
+
+class AudioStream:
+    """Iterate it (`for` or `async for`) to get AudioChunk after AudioChunk; errors of the request are raised there.
+
+    Leaving a `with` / `async with` block cancels what is still running. `on_cancel` and `on_read` are the engine's:
+    stop the work; room for more chunks.
+    """
+
+    def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int) -> None:
+        self.request_id = request_id
+        self.stats = RequestStats()
+        self.created_s = time.monotonic()
+        self.on_cancel: Callable[[], None] | None = None
+        self.on_read: Callable[[], None] | None = None
+        self._timeout_s = timeout_s
+        self._max_pending_chunks = max_pending_chunks
+        self._mailbox: Mailbox[AudioChunk | LightTTSError] = Mailbox()
+        self._lock = threading.Lock()
+        self._finished = False  # the writer's side has ended
+        self._drained = False  # the reader has seen the end
+
+    # the engine's side
+
+    @property
+    def is_finished(self) -> bool:
+        """True when nothing more will be written: ended, failed or cancelled."""
+        return self._finished
+
+    @property
+    def has_room(self) -> bool:
+        """False while a slow reader has too many chunks waiting."""
+        return len(self._mailbox) < self._max_pending_chunks
+
+    def put(self, chunk: AudioChunk) -> None:
+        """Hand a chunk to the reader; ignored after the end."""
+        with self._lock:
+            if self._finished:
+                return
+            now_ms = (time.monotonic() - self.created_s) * 1000.0
+            if chunk.samples.size:
+                if self.stats.first_chunk_ms is None:
+                    self.stats.first_chunk_ms = now_ms
+                self.stats.chunks += 1
+                self.stats.audio_s += chunk.samples.size / SAMPLE_RATE_HZ
+            if chunk.is_last:
+                self._finished = True
+                self.stats.total_ms = now_ms
+            self._mailbox.put(chunk)
+
+    def fail(self, error: LightTTSError) -> None:
+        """End with an error, which the reader's next step raises; ignored after the end."""
+        with self._lock:
+            if self._finished:
+                return
+            self._finished = True
+            self.stats.total_ms = (time.monotonic() - self.created_s) * 1000.0
+            self.stats.finish = "error"
+            self._mailbox.put(error)
+
+    # the reader's side
+
+    def cancel(self) -> None:
+        """Stop the work of this request. May be called at any time, from any thread, more than once."""
+        with self._lock:
+            if self._finished:
+                return
+            self._finished = True
+            self.stats.total_ms = (time.monotonic() - self.created_s) * 1000.0
+            self.stats.finish = "abort"
+            self._mailbox.put(AudioChunk(np.zeros(0, np.float32), is_last=True))
+        if self.on_cancel is not None:
+            self.on_cancel()
+
+    def __iter__(self) -> Iterator[AudioChunk]:
+        while not self._drained:
+            try:
+                item = self._mailbox.get(self._remaining_s())
+            except TimeoutError:
+                raise self._time_out() from None
+            yield self._opened(item)
+
+    async def __aiter__(self) -> AsyncIterator[AudioChunk]:
+        while not self._drained:
+            try:
+                item = await self._mailbox.get_async(self._remaining_s())
+            except TimeoutError:
+                raise self._time_out() from None
+            yield self._opened(item)
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> AudioStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def _remaining_s(self) -> float:
+        return max(0.0, self.created_s + self._timeout_s - time.monotonic())
+
+    def _time_out(self) -> DeadlineExceeded:
+        self._drained = True
+        self.cancel()
+        return DeadlineExceeded(f"The request took longer than {self._timeout_s:g} s and was ended.")
+
+    def _opened(self, item: AudioChunk | LightTTSError) -> AudioChunk:
+        if isinstance(item, LightTTSError):
+            self._drained = True
+            raise item
+        self._drained = item.is_last
+        if self.on_read is not None:
+            self.on_read()
+        return item

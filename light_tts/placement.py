@@ -1,0 +1,63 @@
+"""Where the models run and in which precision, decided once, with the reason for the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from light_tts.errors import ConfigError
+from light_tts.settings import DType, ModelSettings
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The decision, and one sentence why."""
+
+    device: torch.device
+    llm_dtype: torch.dtype
+    flow_dtype: torch.dtype
+    vocoder_dtype: torch.dtype
+    reason: str
+
+    def describe(self) -> dict[str, str]:
+        """Stage to dtype name, for health and logs."""
+        stages = {"llm": self.llm_dtype, "flow": self.flow_dtype, "vocoder": self.vocoder_dtype}
+        return {name: str(dtype).removeprefix("torch.") for name, dtype in stages.items()}
+
+
+def place(settings: ModelSettings) -> Placement:
+    """Resolve `auto`. Raises ConfigError when a GPU is asked for that is not there, or cannot do the dtype."""
+    has_cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_cuda:
+        raise ConfigError(
+            "device 'cuda' was asked for, but torch sees no GPU here; use --device cpu or install a CUDA build of torch."
+        )
+    device = torch.device("cuda" if settings.device != "cpu" and has_cuda else "cpu")
+    if device.type == "cpu":
+        half, reason = torch.float32, "float32 (CPU)"
+    elif torch.cuda.get_device_capability(device) >= (8, 0):
+        major, minor = torch.cuda.get_device_capability(device)
+        half, reason = (
+            torch.bfloat16,
+            f"bfloat16 ({torch.cuda.get_device_name(device)}, compute capability {major}.{minor})",
+        )
+    else:
+        half, reason = torch.float32, "float32 (GPU older than Ampere)"
+    return Placement(
+        device=device,
+        llm_dtype=_resolve("llm_dtype", settings.llm_dtype, half, device),
+        flow_dtype=_resolve("flow_dtype", settings.flow_dtype, half, device),
+        vocoder_dtype=_resolve("vocoder_dtype", settings.vocoder_dtype, torch.float32, device),
+        reason=reason,
+    )
+
+
+def _resolve(name: str, wanted: DType, automatic: torch.dtype, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return automatic
+    if wanted == "bfloat16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise ConfigError(f"{name} bfloat16 needs a GPU of the Ampere generation or newer; use float16 or float32.")
+    return _DTYPES[wanted]

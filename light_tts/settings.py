@@ -1,0 +1,129 @@
+"""The one tree of settings: every value is defined, explained and given its default here, once.
+
+The command line, the environment, preset files and `--help` are made from these classes (`settings_loader.py`);
+a stage receives its own branch, never the whole tree. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+def setting(default: Any, help: str, *, ge: float | None = None, le: float | None = None) -> Any:
+    """A field with its default, its one-line explanation and its allowed range."""
+    return field(default=default, metadata={"help": help, "ge": ge, "le": le})
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which weights, and where they run."""
+
+    model_dir: Path | None = setting(None, "model directory in the published layout; default: the built-in voice model")
+    device: Device = setting("auto", "cpu, cuda, or auto (cuda when there is one)")
+    llm_dtype: DType = setting(
+        "auto", "precision of the language model; auto: bfloat16 on Ampere and newer, else float32"
+    )
+    flow_dtype: DType = setting(
+        "auto", "precision of the flow; auto: float32 on CPU, bfloat16 matrices on Ampere and newer"
+    )
+    vocoder_dtype: DType = setting("auto", "precision of the vocoder; auto: float32 everywhere")
+    cpu_threads: int = setting(0, "threads of one matrix operation on CPU; 0: let torch decide", ge=0, le=1024)
+
+
+@dataclass(frozen=True)
+class LLMSettings:
+    """Text ids to speech tokens."""
+
+    max_running: int = setting(100, "sequences decoded together; further ones queue", ge=1, le=4096)
+    max_total_tokens: int = setting(65536, "capacity of the KV cache in tokens", ge=256)
+    max_request_tokens: int = setting(8192, "prompt and output tokens of one sequence", ge=64, le=32768)
+    prefill_budget_tokens: int = setting(4096, "tokens of one engine step, decode and prefill together", ge=16)
+    block_tokens: int = setting(16, "tokens in one page of the KV cache", ge=1, le=256)
+    prefix_cache: bool = setting(True, "reuse the KV pages of a common beginning ([sos][prompt text])")
+
+
+@dataclass(frozen=True)
+class AcousticSettings:
+    """Speech tokens to waveform."""
+
+    flow_steps: int = setting(10, "Euler steps of the flow; below 4 quality suffers", ge=1, le=50)
+    first_hop_tokens: int = setting(25, "speech tokens of the first streamed chunk, on the grid of 25", ge=5, le=100)
+    max_hop_tokens: int = setting(100, "largest streamed chunk in speech tokens", ge=25, le=1000)
+    max_batch: int = setting(16, "most streams joined in one flow or vocoder call", ge=1, le=64)
+    prompt_alignment: Literal["aligned", "exact"] = setting(
+        "aligned",
+        "cut the flow prompt to the chunk grid at registration (aligned) or keep it whole as the reference (exact)",
+    )
+    final_hop_mask: Literal["chunk", "full"] = setting(
+        "chunk",
+        "attention mask of a stream's last chunk; full is the reference's and computes the whole utterance again",
+    )
+    crossfade: Literal["unity", "reference"] = setting(
+        "unity", "cross-fade window between chunks: sums to one, or the reference's (sums to 1.08)"
+    )
+    prompt_cache_mb: int = setting(1024, "bytes kept for the flow states of voices, in MB; 0: off", ge=0)
+    stream_cache_mb: int = setting(2048, "bytes kept for the flow states of running streams, in MB; 0: recompute", ge=0)
+
+
+@dataclass(frozen=True)
+class FrontendSettings:
+    """Text and reference audio to what the models read."""
+
+    max_text_chars: int = setting(5000, "longest accepted text in characters; 0: no limit", ge=0)
+    token_max_n: int = setting(
+        80, "pieces are joined up to this length (characters for Chinese, tokens otherwise)", ge=1
+    )
+    token_min_n: int = setting(60, "a piece shorter than this takes the next sentence whatever its length", ge=0)
+    merge_len: int = setting(20, "a last piece shorter than this joins the one before", ge=0)
+    comma_split: bool = setting(False, "commas end sentences too")
+    max_prompt_s: float = setting(30.0, "longest reference audio in seconds", ge=1, le=30)
+    min_prompt_s: float = setting(0.5, "shortest reference audio in seconds", ge=0.1)
+    max_upload_mb: int = setting(50, "largest reference file in MB", ge=1)
+    voices_dir: Path | None = setting(None, "directory of registered voices; default: the user's data directory")
+    voice_cache_capacity: int = setting(200, "reference recordings whose features are kept; 0: off", ge=0)
+    threads: int = setting(2, "threads that prepare texts and reference audio", ge=1, le=64)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Life of a request."""
+
+    max_concurrent_requests: int = setting(64, "requests served at once; over it a clear 503; 0: no limit", ge=0)
+    request_timeout_s: float = setting(300.0, "a request that takes longer is ended", ge=1)
+    max_pending_chunks: int = setting(64, "audio chunks that wait for a slow reader before its stream is paused", ge=2)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The door."""
+
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8080, "port to listen on", ge=1, le=65535)
+    api_key: tuple[str, ...] = setting((), "keys accepted as 'Authorization: Bearer'; none: no key needed")
+    open_lists: bool = setting(True, "models and voices are listed without a key")
+    cors_origins: tuple[str, ...] = setting((), "origins allowed to call from a browser")
+    default_voice: str | None = setting(None, "voice of requests that name none; default: by the text's language")
+    ws_idle_timeout_s: float = setting(60.0, "a WebSocket without text for this long is closed", ge=1)
+    ws_max_bytes: int = setting(16 * 1024 * 1024, "largest WebSocket message", ge=1024)
+    keep_alive_s: int = setting(5, "idle HTTP connections are closed after this", ge=0)
+    drain_timeout_s: float = setting(30.0, "how long running requests may go on after SIGTERM", ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "how much is logged")
+    log_format: Literal["text", "json"] = setting("text", "one line per event as text, or as JSON")
+    log_text: bool = setting(False, "put texts of requests into the log")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    llm: LLMSettings = field(default_factory=LLMSettings)
+    acoustic: AcousticSettings = field(default_factory=AcousticSettings)
+    frontend: FrontendSettings = field(default_factory=FrontendSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)

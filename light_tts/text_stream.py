@@ -1,0 +1,130 @@
+"""An AudioStream whose text arrives while its audio leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from light_tts.audio_stream import AudioStream
+from light_tts.narration import Narration
+from light_tts.types import TokenSink
+
+
+class TextRun(Protocol):
+    """A language-model run that takes its text piece by piece."""
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Text ids, in order."""
+
+    def finish(self) -> None:
+        """No more text."""
+
+    def abort(self) -> None:
+        """Stop."""
+
+
+class TextAudioStream(AudioStream):
+    """`feed` text as it comes, `finish_text` at the end; iterate the audio meanwhile. Safe from any thread.
+
+    `flush` speaks what has been fed without waiting for more: the current run of the language model ends, and later
+    text opens a new one with the same voice.
+    """
+
+    def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int) -> None:
+        super().__init__(request_id, timeout_s=timeout_s, max_pending_chunks=max_pending_chunks)
+        self._feed_lock = threading.RLock()
+        self._early: list[Callable[[], None]] = []  # calls made before the voice was ready
+        self._narration: Narration | None = None
+        self._encode: Callable[[str], Sequence[int]] | None = None
+        self._open_run: Callable[[TokenSink, int], TextRun] | None = None
+        self._pending: _PendingRun | None = None  # the run that takes text now
+
+    def feed(self, text: str) -> None:
+        """Append text to what is spoken."""
+        with self._feed_lock:
+            if not self._is_connected(lambda: self.feed(text)):
+                return
+            assert self._encode is not None
+            ids = self._encode(text)
+            self.stats.text_tokens += len(ids)
+            if not ids:
+                return
+            if self._pending is None:
+                self._start_run()
+            assert self._pending is not None
+            self._pending.append(ids)
+
+    def flush(self) -> None:
+        """Speak what is there."""
+        with self._feed_lock:
+            if self._is_connected(self.flush) and self._pending is not None:
+                self._pending.finish()
+                self._pending = None
+
+    def finish_text(self) -> None:
+        """No more text comes; the audio ends when all of it has been spoken."""
+        with self._feed_lock:
+            if self._is_connected(self.finish_text):
+                self.flush()
+                assert self._narration is not None
+                self._narration.complete()
+
+    def connect(
+        self,
+        narration: Narration,
+        *,
+        encode: Callable[[str], Sequence[int]],
+        open_run: Callable[[TokenSink, int], TextRun],
+    ) -> None:
+        """The engine's: the voice is ready; replay what was fed meanwhile."""
+        with self._feed_lock:
+            self._narration, self._encode, self._open_run = narration, encode, open_run
+            early, self._early = self._early, []
+            for call in early:
+                call()
+
+    def _is_connected(self, call: Callable[[], None]) -> bool:
+        if self._narration is None:
+            self._early.append(call)
+            return False
+        return True
+
+    def _start_run(self) -> None:
+        assert self._narration is not None
+        assert self._open_run is not None
+        self._pending = _PendingRun(self._open_run)
+        self._narration.add(self._pending.start)
+
+
+class _PendingRun:
+    """A text run that may be started later than its text arrives: segments wait for the one before them."""
+
+    def __init__(self, open_run: Callable[[TokenSink, int], TextRun]) -> None:
+        self._open_run = open_run
+        self._lock = threading.RLock()
+        self._ids: list[int] = []
+        self._is_finished = False
+        self._run: TextRun | None = None
+
+    def start(self, sink: TokenSink, index: int) -> TextRun:
+        with self._lock:
+            self._run = self._open_run(sink, index)
+            if self._ids:
+                self._run.append(self._ids)
+            if self._is_finished:
+                self._run.finish()
+            return self._run
+
+    def append(self, ids: Sequence[int]) -> None:
+        with self._lock:
+            if self._run is None:
+                self._ids.extend(ids)
+            else:
+                self._run.append(ids)
+
+    def finish(self) -> None:
+        with self._lock:
+            self._is_finished = True
+            if self._run is not None:
+                self._run.finish()
