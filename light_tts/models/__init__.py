@@ -1,0 +1,1 @@
+"""What differs between checkpoints, and the networks."""

@@ -1,0 +1,176 @@
+"""The chunk grid: which speech tokens of a stream are decoded when, and where its mel may be cut. Pure arithmetic.
+
+The models were trained with attention over chunks of 25 tokens counted from the first *prompt* token. A call that ends
+on that grid yields frames which never change again; so every streamed hop but the last ends there, whatever its size.
+A non-final call also sees a few tokens of lookahead whose frames it does not yield (spec: pipeline, section 3;
+token2wav, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from light_tts.types import FRAMES_PER_TOKEN
+
+MIN_FIRST_PIECE_FRAMES = 16  # a vocoder call on less has more edge than inside (the state it keeps is 8 frames)
+_MIN_FIRST_HOP_TOKENS = MIN_FIRST_PIECE_FRAMES // FRAMES_PER_TOKEN
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One call of the acoustic model.
+
+    visible_tokens:  the call is given speech tokens `0 .. visible_tokens - 1` of the utterance, prompt not counted.
+    offset_tokens:   first token whose frames are wanted.
+    hop_tokens:      tokens whose frames it yields.
+    is_final:        the utterance ends here; nothing of what is visible is lookahead.
+    full_mask:       every frame sees every frame; otherwise chunks see themselves and what is before them.
+    """
+
+    visible_tokens: int
+    offset_tokens: int
+    hop_tokens: int
+    is_final: bool
+    full_mask: bool
+
+    @property
+    def num_frames(self) -> int:
+        """Mel frames that result."""
+        return FRAMES_PER_TOKEN * self.hop_tokens
+
+
+class HopPlan:
+    """Which hop of one utterance comes next. One per utterance, owned by the thread that decodes it; nothing is shared.
+
+    `next_hop` says what can run now and changes nothing; `advance` takes note that a hop has run. Made by `streaming`
+    or `offline`.
+    """
+
+    def __init__(self, hop_sizes: Iterator[int], lookahead_tokens: int, *, full_final_mask: bool) -> None:
+        self._hop_sizes = hop_sizes
+        self._hop_tokens = next(hop_sizes, None)  # None: nothing but the final hop is left
+        self._lookahead_tokens = lookahead_tokens
+        self._full_final_mask = full_final_mask
+        self._offset_tokens = 0
+        self._is_finished = False
+
+    @classmethod
+    def offline(cls, prompt_tokens: int = 0) -> HopPlan:
+        """One call with everything, under the full mask, when all tokens are there; the same for every prompt."""
+        _require(prompt_tokens >= 0, f"a prompt cannot have {prompt_tokens} tokens")
+        return cls(iter(()), 0, full_final_mask=True)
+
+    @classmethod
+    def streaming(
+        cls,
+        prompt_tokens: int,
+        *,
+        chunk_tokens: int = 25,
+        lookahead_tokens: int = 3,
+        first_hop_tokens: int = 25,
+        max_hop_tokens: int = 100,
+        growth: int = 2,
+        final_full_mask: bool = False,
+    ) -> HopPlan:
+        """Hops that end on the grid, then one with the rest.
+
+        prompt_tokens:      speech tokens of the flow prompt, P; the grid counts from the first of them.
+        first_hop_tokens:   the first hop is the shortest of at least this many tokens (and 16 frames) that ends on the
+                            grid: with the default, 25 plus what the prompt's last chunk lacks, 25 to 49.
+        max_hop_tokens, growth:  each hop is `growth` times the one before, up to the maximum, in whole chunks.
+        final_full_mask:    the reference's choice for the last hop, which computes the whole utterance again.
+
+        The defaults with final_full_mask are the reference's schedule of a fresh stream; growth 1 is the variant with
+        a constant hop.
+        """
+        _require(prompt_tokens >= 0, f"a prompt cannot have {prompt_tokens} tokens")
+        _require(lookahead_tokens >= 0, f"a lookahead cannot be {lookahead_tokens} tokens")
+        sizes = (chunk_tokens, first_hop_tokens, max_hop_tokens, growth)
+        _require(min(sizes) >= 1, f"chunk, first hop, largest hop and growth must be at least 1, got {sizes}")
+        hop_sizes = _hop_sizes(prompt_tokens, *sizes)
+        return cls(hop_sizes, lookahead_tokens, full_final_mask=final_full_mask)
+
+    @property
+    def offset_tokens(self) -> int:
+        """Tokens whose frames are done."""
+        return self._offset_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """True after the final hop has run."""
+        return self._is_finished
+
+    @property
+    def tokens_needed(self) -> int | None:
+        """Tokens of the utterance that the next non-final hop must see, lookahead included; None: there is none."""
+        return None if self._hop_tokens is None else self._offset_tokens + self._hop_tokens + self._lookahead_tokens
+
+    def is_due(self, available_tokens: int, *, ended: bool) -> bool:
+        """True when a hop can run."""
+        needed = self.tokens_needed
+        return not self._is_finished and (ended or (needed is not None and available_tokens >= needed))
+
+    def next_hop(self, available_tokens: int, ended: bool) -> Hop | None:
+        """The hop that can run now, or None when more tokens are needed or the utterance is finished.
+
+        available_tokens:  tokens of the utterance so far, from its beginning.
+        ended:             no more will come. The final hop always comes, even when no token is left for it.
+        """
+        if not self.is_due(available_tokens, ended=ended):
+            return None
+        needed, offset = self.tokens_needed, self._offset_tokens
+        if needed is not None and self._hop_tokens is not None and available_tokens >= needed:
+            return Hop(needed, offset, self._hop_tokens, is_final=False, full_mask=False)
+        rest = available_tokens - offset
+        return Hop(available_tokens, offset, rest, is_final=True, full_mask=self._full_final_mask)
+
+    def advance(self, hop: Hop) -> None:
+        """Take note that this hop has run."""
+        assert not self._is_finished, "the final hop has run"
+        assert hop.offset_tokens == self._offset_tokens, "hops run once, in order"
+        self._offset_tokens += hop.hop_tokens
+        self._is_finished = hop.is_final
+        self._hop_tokens = next(self._hop_sizes, None)
+
+
+def grid_pieces(start_frame: int, num_frames: int, prompt_frames: int, chunk_frames: int) -> tuple[int, ...]:
+    """Lengths of the pieces into which the frames of a hop are cut for the vocoder.
+
+    Cuts are at the grid points (multiples of `chunk_frames` counted from the first prompt frame). The first piece of a
+    stream takes the following one in while it is shorter than 16 frames. For hops that end on the grid, as a HopPlan's
+    do, the pieces of a whole stream are then the same whatever the sizes of its hops.
+
+    start_frame:    first frame of the hop, counted from the first frame after the prompt.
+    prompt_frames:  frames of the flow prompt.
+    Returns lengths that add up to `num_frames`; empty for an empty hop.
+    """
+    if num_frames == 0:
+        return ()
+    end = start_frame + num_frames
+    first_cut = _round_up(prompt_frames + start_frame + 1, chunk_frames) - prompt_frames
+    cuts = [cut for cut in range(first_cut, end, chunk_frames) if start_frame or cut >= MIN_FIRST_PIECE_FRAMES]
+    edges = [start_frame, *cuts, end]
+    return tuple(after - before for before, after in pairwise(edges))
+
+
+def _hop_sizes(prompt_tokens: int, chunk: int, first_hop: int, max_hop: int, growth: int) -> Iterator[int]:
+    """Sizes of the non-final hops, without end."""
+    first_end = prompt_tokens + max(first_hop, _MIN_FIRST_HOP_TOKENS)
+    yield _round_up(first_end, chunk) - prompt_tokens
+    most = max(chunk, max_hop // chunk * chunk)
+    size = first_hop  # what the first hop was padded with does not grow
+    while True:
+        # A first hop below one chunk grows to one chunk first.
+        size = min(most, _round_up(size * growth, chunk)) if size >= chunk else chunk
+        yield size
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

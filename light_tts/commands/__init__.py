@@ -1,0 +1,10 @@
+"""The verbs of the command line, one module each: `add_parser` describes it, `run` does it.
+
+`run` imports the heavy parts, so that describing a command costs nothing.
+"""
+
+from __future__ import annotations
+
+from light_tts.commands import doctor, say, serve, verify, voices
+
+VERBS = (say, serve, voices, verify, doctor)

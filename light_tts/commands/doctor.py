@@ -1,0 +1,99 @@
+"""`light-tts doctor`: what is installed here, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Iterator
+from importlib import metadata, util
+from pathlib import Path
+
+from light_tts import __version__
+from light_tts.commands.arguments import add_setting_flags, add_source_flags, settings_from
+from light_tts.errors import LightTTSError
+
+# Package to install -> module to import, and what does not work without it.
+_NEEDED = {
+    "torch": ("torch", "everything"),
+    "numpy": ("numpy", "everything"),
+    "safetensors": ("safetensors", "everything"),
+    "PyYAML": ("yaml", "everything"),
+    "tokenizers": ("tokenizers", "everything"),
+    "wetext": ("wetext", "numbers and dates in texts"),
+    "onnxruntime": ("onnxruntime", "voices from recordings"),
+    "av": ("av", "reading recordings and writing files"),
+    "rich": ("rich", "'say' and 'verify'"),
+    "fastapi": ("fastapi", "'serve'"),
+    "uvicorn": ("uvicorn", "'serve'"),
+    "structlog": ("structlog", "'serve'"),
+    "prometheus-client": ("prometheus_client", "'serve'"),
+    "python-multipart": ("python_multipart", "'serve'"),
+}
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the verb."""
+    parser = verbs.add_parser(
+        "doctor",
+        help="say what is installed here, and what is missing",
+        description="Say what is installed here, and what is missing. Exit status 1 when something is.",
+    )
+    add_source_flags(parser)
+    add_setting_flags(parser, ("model_dir", "device", "voices_dir"), title="what to look at")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings, one a line."""
+    settings = settings_from(arguments).settings
+    print(f"light-tts   {__version__}")
+    print(f"python      {platform.python_version()} on {platform.platform(terse=True)}")
+    missing = list(_missing_packages())
+    for package, purpose in missing:
+        print(f"missing     {package}: needed for {purpose}; pip install '{package}'")
+    broken = False
+    if all(package != "torch" for package, _ in missing):
+        print(f"torch       {metadata.version('torch')}, {_describe_devices()}")
+        broken = not _look_at_model(settings.model.model_dir)
+    _look_at_speakers()
+    print("all well" if not missing and not broken else "something is missing")
+    return 1 if missing or broken else 0
+
+
+def _missing_packages() -> Iterator[tuple[str, str]]:
+    for package, (module, purpose) in _NEEDED.items():
+        if util.find_spec(module) is None:
+            yield package, purpose
+
+
+def _describe_devices() -> str:
+    import torch
+
+    threads = f"{torch.get_num_threads()} CPU threads"
+    if not torch.cuda.is_available():
+        return f"{threads}, no GPU"
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return f"{threads}, GPU: {names} (CUDA {torch.version.cuda})"
+
+
+def _look_at_model(model_dir: Path | None) -> bool:
+    from light_tts.assets import builtin_model_dir
+    from light_tts.models.model_dir import ModelDirectory
+
+    path = model_dir or builtin_model_dir()
+    try:
+        directory = ModelDirectory.open(path)
+    except LightTTSError as error:
+        print(f"model       {error}")
+        return False
+    print(f"model       {directory.name}: {directory.family.name}, in {path}")
+    return True
+
+
+def _look_at_speakers() -> None:
+    if util.find_spec("av") is None:
+        return
+    from light_tts.playback import find_player
+
+    player = find_player()
+    print(f"speakers    {player.name if player else 'no player found: use light-tts say -o FILE'}")

@@ -1,0 +1,293 @@
+"""prepare(request): text and voice in the terms of the models (spec: pipeline, section 1; frontend)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+
+from light_tts.errors import EmptyText, InvalidRequest, TextTooLong, Unsupported
+from light_tts.frontend.modes import choose_mode, instruction_prompt, split_prompt_head
+from light_tts.frontend.normalize import TextNormalizer
+from light_tts.frontend.number_reader import WetextReader
+from light_tts.frontend.reference_features import OnnxReferenceFeatures
+from light_tts.frontend.registry import load_prompts, load_registry
+from light_tts.frontend.split import SplitOptions
+from light_tts.frontend.text_units import LANGUAGES, is_speakable
+from light_tts.frontend.tokenizer import TextTokenizer
+from light_tts.frontend.voice import VoiceExtractor
+from light_tts.frontend.voice_store import VoiceStore, default_voices_dir
+from light_tts.settings import FrontendSettings
+from light_tts.types import (
+    FRAMES_PER_TOKEN,
+    FlowPrompt,
+    LLMPrompt,
+    Mode,
+    PreparedRequest,
+    ReferenceAudio,
+    SynthesisRequest,
+    Voice,
+)
+
+if TYPE_CHECKING:
+    from light_tts.models.model_dir import ModelDirectory
+
+logger = logging.getLogger(__name__)
+
+PromptAlignment = Literal["aligned", "exact"]
+_SHORT_TEXT_RATIO = 0.5  # of the transcript's length; shorter texts lose quality
+
+
+class Extractor(Protocol):
+    """Reads recordings; `VoiceExtractor`, or nothing but an error where the model cannot."""
+
+    def extract(self, data: bytes) -> Voice:
+        """The voice of a recording."""
+
+    def speech_tokens(self, data: bytes) -> torch.Tensor:
+        """[S] speech codes of a recording."""
+
+
+class NoExtractor:
+    """Stands in where a model directory lacks the models that read recordings."""
+
+    def extract(self, data: bytes) -> Voice:
+        """Raises Unsupported."""
+        raise Unsupported(
+            "This model directory has no speech tokenizer and speaker model, so recordings cannot be used; name a "
+            "registered voice.",
+            "voice",
+        )
+
+    def speech_tokens(self, data: bytes) -> torch.Tensor:
+        """Raises Unsupported."""
+        self.extract(data)
+        raise AssertionError("unreachable")
+
+
+class Frontend:
+    """Turns requests into what the models read. Holds no state of requests; safe from many threads.
+
+    tokenizer:              text to ids.
+    voices:                 voices by name.
+    extractor:              recordings to voices and codes.
+    settings:               limits and splitting.
+    normalizer:             None makes the one for serving from the settings.
+    default_prompt_prefix:  system sentence and end-of-prompt tag, put where a prompt lacks them; empty: none needed.
+    needs_end_of_prompt:    True when every prompt must hold the end-of-prompt tag.
+    prompt_alignment:       "aligned" cuts the flow prompt from the front to the chunk grid, "exact" keeps it whole.
+    chunk_tokens:           speech tokens of one chunk of the grid.
+    num_codes:              number of speech codes; voices with others belong to another model.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        voices: VoiceStore,
+        extractor: Extractor,
+        settings: FrontendSettings,
+        *,
+        normalizer: TextNormalizer | None = None,
+        default_prompt_prefix: str = "",
+        needs_end_of_prompt: bool = False,
+        prompt_alignment: PromptAlignment = "aligned",
+        chunk_tokens: int = 25,
+        num_codes: int = 6561,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.voices = voices
+        self._extractor = extractor
+        self._settings = settings
+        self._normalizer = normalizer or serving_normalizer(tokenizer, settings)
+        self._default_prefix = default_prompt_prefix if needs_end_of_prompt else ""
+        self._alignment = prompt_alignment
+        self._chunk_tokens = chunk_tokens
+        self._num_codes = num_codes
+
+    @classmethod
+    def from_model_directory(
+        cls, directory: ModelDirectory, settings: FrontendSettings, *, prompt_alignment: PromptAlignment = "aligned"
+    ) -> Frontend:
+        """Assemble everything from an opened model directory. Raises CheckpointError for files that do not fit."""
+        extractor: Extractor = NoExtractor()
+        if directory.speech_tokenizer_path is not None and directory.speaker_encoder_path is not None:
+            features = OnnxReferenceFeatures(
+                directory.speech_tokenizer_path, directory.speaker_encoder_path, directory.prompt_mel_fmax_hz
+            )
+            extractor = VoiceExtractor(features, settings)
+        builtin: dict[str, Voice] = {}
+        if directory.speaker_registry_path is not None:
+            builtin = load_registry(
+                directory.speaker_registry_path, load_prompts(directory.path / "prompts" / "prompts.json")
+            )
+        voices_dir = settings.voices_dir or default_voices_dir()
+        voices = VoiceStore(Path(voices_dir), builtin, extractor.extract, _revision(directory))
+        return cls(
+            TextTokenizer(directory.tokenizer_dir, directory.family.special_tokens),
+            voices,
+            extractor,
+            settings,
+            default_prompt_prefix=directory.family.default_prompt_prefix,
+            needs_end_of_prompt=directory.family.needs_end_of_prompt,
+            prompt_alignment=prompt_alignment,
+            chunk_tokens=directory.chunk_tokens,
+            num_codes=directory.values.num_codes,
+        )
+
+    def prepare(self, request: SynthesisRequest) -> PreparedRequest:
+        """Everything the models need for a request whose text is known.
+
+        Raises InvalidRequest (EmptyText, TextTooLong, BadAudio, UnknownVoice, Unsupported) naming what is wrong.
+        """
+        head, pieces = self._pieces(request)
+        voice = self._voice(request)
+        mode = choose_mode(request, voice)
+        prompt_ids = self._prompt_text_ids(request, voice, mode)
+        head_ids = self._head_ids(head, mode)
+        speech = self._prompt_speech(voice, mode)
+        segments = []
+        for piece in pieces:
+            ids = tuple(self.tokenizer.encode_user_text(piece))
+            segments.append(LLMPrompt(prompt_ids, head_ids + ids, speech, len(ids)))
+        if prompt_ids and mode is Mode.ZERO_SHOT and segments[-1].num_counted_ids < _SHORT_TEXT_RATIO * len(prompt_ids):
+            logger.debug("%s: the text is much shorter than the transcript, which may sound worse", request.request_id)
+        return PreparedRequest(tuple(segments), self.flow_prompt(voice, mode), voice.id, mode)
+
+    def prepare_text_stream(self, request: SynthesisRequest) -> PreparedRequest:
+        """The prompt of a request whose text arrives later: one segment without text."""
+        self._check_text(request.text, "text")
+        voice = self._voice(request)
+        mode = choose_mode(request, voice)
+        # There is no separator between prompt and text, so a head for the text may as well end the prompt.
+        prompt_ids = self._prompt_text_ids(request, voice, mode) + self._head_ids("", mode)
+        segment = LLMPrompt(prompt_ids, (), self._prompt_speech(voice, mode), 0)
+        return PreparedRequest((segment,), self.flow_prompt(voice, mode), voice.id, mode)
+
+    def encode_stream_text(self, text: str) -> tuple[int, ...]:
+        """Text ids of a piece of streamed text, as written: not normalised, not split (spec: pipeline, section 4)."""
+        self._check_text(text, "text")
+        return tuple(self.tokenizer.encode_user_text(text))
+
+    def source_tokens(self, audio: bytes) -> tuple[int, ...]:
+        """Speech codes of a recording whose words another voice is to speak. Raises BadAudio, Unsupported."""
+        return tuple(self._extractor.speech_tokens(audio).tolist())
+
+    def prepare_voice(self, request: SynthesisRequest) -> FlowPrompt:
+        """The flow's prompt alone, for voice conversion: the voice of the request, without any text."""
+        voice = self._voice(request)
+        return self.flow_prompt(voice, Mode.CROSS_LINGUAL if voice.has_prompt else Mode.PRESET)
+
+    def flow_prompt(self, voice: Voice, mode: Mode) -> FlowPrompt:
+        """What the flow is given of a voice; its key follows from the content and the alignment."""
+        tokens, mel = voice.tokens, voice.mel
+        if mode is Mode.PRESET:
+            tokens, mel = tokens[:0], mel[:0]
+        surplus = tokens.shape[0] % self._chunk_tokens
+        if self._alignment == "aligned" and tokens.shape[0] >= self._chunk_tokens:
+            tokens, mel = tokens[surplus:], mel[FRAMES_PER_TOKEN * surplus :]
+        content = hashlib.sha256()
+        for values in (tokens, mel, voice.speaker):
+            content.update(str(tuple(values.shape)).encode())
+            content.update(values.contiguous().numpy().tobytes())
+        return FlowPrompt(f"{content.hexdigest()}:{self._alignment}", tokens, mel, voice.speaker)
+
+    def _pieces(self, request: SynthesisRequest) -> tuple[str, list[str]]:
+        """The head of the text up to the end-of-prompt tag, and the pieces of the rest."""
+        self._check_text(request.text, "text")
+        if request.language not in LANGUAGES:
+            raise InvalidRequest(
+                f"Unknown language {request.language[:40]!r}. Languages: {', '.join(sorted(LANGUAGES))}.", "language"
+            )
+        head, body = split_prompt_head(request.text)
+        if not is_speakable(body):
+            raise EmptyText("The text is empty or holds nothing that can be spoken; send at least one word.", "text")
+        pieces = self._normalizer.pieces(body, request.language) if request.text_frontend else [body]
+        if not pieces:
+            raise EmptyText("Nothing that can be spoken is left of the text; send at least one word.", "text")
+        return head, pieces
+
+    def _check_text(self, text: str, field: str) -> None:
+        limit = self._settings.max_text_chars
+        if limit and len(text) > limit:
+            raise TextTooLong(f"{field} has {len(text)} characters; at most {limit} are accepted.", field)
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"{field} holds half a surrogate pair, which is no character; send valid Unicode.", field
+            ) from error
+
+    def _voice(self, request: SynthesisRequest) -> Voice:
+        given = request.voice
+        if isinstance(given, ReferenceAudio):
+            voice = self._extractor.extract(given.data)
+            words = given.prompt_text.strip() if given.prompt_text else None
+            return voice if not words else _with_transcript(voice, words)
+        if given is None:
+            given = self.voices.default_for(request.text, request.language)
+        voice = self.voices.get(given) if isinstance(given, str) else given
+        self._check_voice(voice)
+        return voice
+
+    def _check_voice(self, voice: Voice) -> None:
+        ids = voice.prompt_text_ids or ()
+        highest = int(voice.tokens.max()) if voice.has_prompt else 0
+        if highest >= self._num_codes or max(ids, default=0) >= len(self.tokenizer):
+            raise InvalidRequest(
+                f"The voice {voice.id!r} was made for another model; add it again from its recording.", "voice"
+            )
+
+    def _prompt_text_ids(self, request: SynthesisRequest, voice: Voice, mode: Mode) -> tuple[int, ...]:
+        if mode is Mode.INSTRUCT:
+            instruction = request.instruction or ""
+            self._check_text(instruction, "instruction")
+            prompt = instruction_prompt(instruction, self._default_prefix)
+            return tuple(self.tokenizer.encode_user_text(prompt))
+        if mode is not Mode.ZERO_SHOT:
+            return ()
+        if voice.prompt_text_ids is not None:
+            ids = voice.prompt_text_ids
+            if self._default_prefix and self.tokenizer.end_of_prompt_id not in ids:
+                return self._encoded_prefix() + ids
+            return ids
+        transcript = voice.prompt_text or ""
+        self._check_text(transcript, "prompt_text")
+        head, words = split_prompt_head(transcript)
+        if self._default_prefix and not head:
+            logger.debug("%s: the transcript lacks the end-of-prompt tag, added the model's prefix", request.request_id)
+        if request.text_frontend:
+            words = self._normalizer.whole(words)
+        return tuple(self.tokenizer.encode_user_text((head or self._default_prefix) + words))
+
+    def _head_ids(self, head: str, mode: Mode) -> tuple[int, ...]:
+        """Ids in front of every piece: what the text brought, or the model's prefix where no prompt has the tag."""
+        if head:
+            return tuple(self.tokenizer.encode_user_text(head))
+        return self._encoded_prefix() if mode in (Mode.CROSS_LINGUAL, Mode.PRESET) else ()
+
+    def _encoded_prefix(self) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode_user_text(self._default_prefix))
+
+    @staticmethod
+    def _prompt_speech(voice: Voice, mode: Mode) -> tuple[int, ...]:
+        return tuple(voice.tokens.tolist()) if mode is Mode.ZERO_SHOT else ()
+
+
+def serving_normalizer(tokenizer: TextTokenizer, settings: FrontendSettings) -> TextNormalizer:
+    """The normaliser for requests: numbers read by `wetext`, protections on, lengths as the settings say."""
+    options = SplitOptions(settings.token_max_n, settings.token_min_n, settings.merge_len, settings.comma_split)
+    return TextNormalizer(tokenizer.count, tags=tokenizer.user_tags, reader=WetextReader(), options=options)
+
+
+def _with_transcript(voice: Voice, words: str) -> Voice:
+    return Voice(voice.id, voice.speaker, voice.tokens, voice.mel, prompt_text=words, language=voice.language)
+
+
+def _revision(directory: ModelDirectory) -> str:
+    """Identifies the models that read recordings, without reading them whole."""
+    paths = (directory.speech_tokenizer_path, directory.speaker_encoder_path)
+    sizes = [f"{path.name}={path.stat().st_size}" if path is not None else "none" for path in paths]
+    return " ".join([directory.family.name, f"fmax={directory.prompt_mel_fmax_hz}", *sizes])

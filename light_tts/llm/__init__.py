@@ -1,0 +1,1 @@
+"""Text ids to speech tokens: continuous batching on one network per style."""

@@ -1,0 +1,108 @@
+"""The seam between the story of a request and whatever makes its speech tokens.
+
+A backend knows nothing of text, audio or HTTP: ids in, ids out, through sinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from light_tts.types import LLMPrompt, SamplingOptions, TokenSink
+
+
+class RunHandle(Protocol):
+    """A run in progress, in the hands of whoever started it. Any thread may call."""
+
+    def abort(self) -> None:
+        """End the run early: its sink is told `ABORT`, its memory is free within a step. Idempotent."""
+
+
+class TextRunHandle(RunHandle, Protocol):
+    """A run whose text arrives in pieces."""
+
+    def append(self, text_ids: Sequence[int]) -> None:
+        """Hand over the next piece of text. After the end of the run it is ignored.
+
+        Raises InvalidRequest for an id outside the vocabulary.
+        """
+
+    def finish(self) -> None:
+        """No more text comes; the run speaks what it has and ends."""
+
+
+@dataclass(frozen=True)
+class LLMStats:
+    """A snapshot of a backend's load.
+
+    running, waiting, parked:         sequences in the batch, queued for it, and waiting for text.
+    kv_blocks_used, kv_blocks_total:  pages held by sequences, and all.
+    kv_blocks_kept:                   free pages that hold a beginning for reuse.
+    steps, speech_tokens:             counted since the start.
+    preemptions, prefix_rows_reused:  times a sequence lost its pages; rows that were not computed again.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    parked: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    kv_blocks_kept: int = 0
+    steps: int = 0
+    speech_tokens: int = 0
+    preemptions: int = 0
+    prefix_rows_reused: int = 0
+
+
+class SpeechTokenBackend(Protocol):
+    """Makes speech tokens for many runs at once. Any thread may call; sinks are called on the backend's own."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def close(self) -> None:
+        """Stop; runs in progress fail with Cancelled. Closing twice is fine."""
+
+    @property
+    def is_alive(self) -> bool:
+        """True while runs are worked on."""
+
+    @property
+    def error(self) -> Exception | None:
+        """What broke the backend, if something did."""
+
+    def submit(
+        self,
+        prompt: LLMPrompt,
+        sink: TokenSink,
+        *,
+        seed: int,
+        run_index: int = 0,
+        sampling: SamplingOptions = ...,
+    ) -> RunHandle:
+        """Start a run whose text is known. The same arguments give the same tokens, whatever else is running.
+
+        seed, run_index:  any integers; runs of one request share the seed and differ in the index.
+        sampling:         changes to the checkpoint's own values.
+
+        Raises InvalidRequest for ids or sampling values out of range, TextTooLong when prompt and shortest answer
+        exceed the limit of one sequence, EngineFailure when the backend is closed or broken. The sink is untouched.
+        """
+
+    def open_text_run(
+        self,
+        prompt: LLMPrompt,
+        sink: TokenSink,
+        *,
+        seed: int,
+        run_index: int = 0,
+        sampling: SamplingOptions = ...,
+    ) -> TextRunHandle:
+        """Start a run whose text arrives later (spec: llm, section 8); `prompt.text_ids` is empty.
+
+        Raises as `submit`.
+        """
+
+    def stats(self) -> LLMStats:
+        """The present load; takes no lock."""

@@ -1,0 +1,338 @@
+"""The built-in backend: many runs at once on one network. A step is *schedule, run, sample, hand over*.
+
+One thread owns the scheduler, the pages and every sequence. Other threads leave commands and wake it; when there is
+nothing to compute it sleeps until the next command.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from light_tts.errors import Cancelled, ConfigError, EngineFailure, TextTooLong
+from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sampling_of
+from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
+from light_tts.llm.bistream import BiStreamLayout
+from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.handles import RunInProgress, TextRunInProgress
+from light_tts.llm.layout import Layout, OneWayLayout
+from light_tts.llm.model_runner import ModelRunner, SampledToken
+from light_tts.llm.random import run_key
+from light_tts.llm.sampler import INVALID_TOKEN
+from light_tts.llm.scheduler import Scheduler
+from light_tts.llm.sequence import RowSampling
+from light_tts.llm.sequence import Sequence as Run
+from light_tts.llm.silence import SilenceFilter
+from light_tts.models.nets.speech_lm import SpeechLM
+from light_tts.settings import LLMSettings
+from light_tts.types import FinishReason, LLMPrompt, SamplingOptions, TokenSink
+
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT_SAMPLING = SamplingOptions()
+
+
+class SpeechTokenEngine:
+    """A `SpeechTokenBackend` over a `SpeechLM`.
+
+    sampling:   the checkpoint's own sampling values.
+    mix_ratio:  text ids and speech codes of one block of a text run.
+
+    Raises ConfigError when the KV cache cannot hold one page.
+    """
+
+    def __init__(
+        self, lm: SpeechLM, *, sampling: SamplingValues, settings: LLMSettings, mix_ratio: tuple[int, int]
+    ) -> None:
+        num_blocks = settings.max_total_tokens // settings.block_tokens
+        if not num_blocks:
+            raise ConfigError(
+                f"max_total_tokens {settings.max_total_tokens} is less than one page of {settings.block_tokens} tokens."
+            )
+        self._lm = lm
+        self._defaults = sampling
+        self._settings = settings
+        self._mix_ratio = mix_ratio
+        self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
+        self._runner = ModelRunner(
+            lm,
+            num_blocks=num_blocks,
+            block_tokens=settings.block_tokens,
+            win_size=sampling.win_size,
+            tau_r=sampling.tau_r,
+        )
+        self._wake = threading.Condition()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._live: set[Run] = set()
+        self._thread: threading.Thread | None = None
+        self._is_closing = False
+        self._error: Exception | None = None
+        self._num_arrivals = self._num_steps = self._num_codes = 0
+        self._reset()
+
+    # life
+
+    def start(self) -> None:
+        """Start the thread; after a failure, start again with nothing running."""
+        with self._wake:
+            assert self._thread is None or not self._thread.is_alive(), "the engine is already running"
+            if self._error is not None:
+                self._reset()
+            self._is_closing, self._error = False, None
+            self._thread = threading.Thread(target=self._work, name="llm", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread after its current step; runs in progress fail with Cancelled."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._fail_all(Cancelled("The server is shutting down."))
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the thread works."""
+        return self._thread is not None and self._thread.is_alive() and self._error is None
+
+    @property
+    def error(self) -> Exception | None:
+        """What broke the thread, if something did."""
+        return self._error
+
+    def stats(self) -> LLMStats:
+        """The load after the last step."""
+        return self._stats
+
+    # runs
+
+    def submit(
+        self,
+        prompt: LLMPrompt,
+        sink: TokenSink,
+        *,
+        seed: int,
+        run_index: int = 0,
+        sampling: SamplingOptions = _CHECKPOINT_SAMPLING,
+    ) -> RunHandle:
+        """See `SpeechTokenBackend.submit`."""
+        check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=False)
+        fewest, most = limits_of(prompt, self._max_rows)
+        values = sampling_of(sampling, self._defaults)
+        layout = OneWayLayout(prompt, self._lm.ids, min_codes=fewest, max_codes=most)
+        run = self._take_in(layout, values, run_key(seed, run_index), sink)
+        return RunInProgress(partial(self._command, partial(self._end, run, FinishReason.ABORT)))
+
+    def open_text_run(
+        self,
+        prompt: LLMPrompt,
+        sink: TokenSink,
+        *,
+        seed: int,
+        run_index: int = 0,
+        sampling: SamplingOptions = _CHECKPOINT_SAMPLING,
+    ) -> TextRunHandle:
+        """See `SpeechTokenBackend.open_text_run`; text that the prompt already holds is the first piece."""
+        check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=True)
+        values = sampling_of(sampling, self._defaults)
+        layout = BiStreamLayout(
+            prompt.prompt_text_ids,
+            prompt.prompt_speech,
+            self._lm.ids,
+            mix_ratio=self._mix_ratio,
+            max_rows=self._max_rows,
+        )
+        if layout.num_rows_owed >= self._max_rows:
+            raise _too_long(layout, self._max_rows)
+        run = self._take_in(layout, values, run_key(seed, run_index), sink)
+        handle = TextRunInProgress(
+            abort=partial(self._command, partial(self._end, run, FinishReason.ABORT)),
+            append=lambda text_ids: self._command(partial(self._append_text, run, layout, text_ids)),
+            finish=partial(self._command, partial(self._finish_text, run, layout)),
+            num_text_rows=self._lm.num_text_rows,
+        )
+        if prompt.text_ids:
+            handle.append(prompt.text_ids)
+        return handle
+
+    # the step
+
+    def step(self) -> bool:
+        """One step by hand, for callers that run no thread. Returns True when something was computed."""
+        self._obey()
+        chunks = self._scheduler.schedule()
+        if chunks:
+            tokens = self._runner.run(chunks)
+            self._scheduler.commit(chunks)
+            for sampled in tokens:
+                self._hand_over(sampled)
+            for chunk in chunks:
+                self._scheduler.settle(chunk.sequence)
+            self._num_steps += 1
+        self._note_stats()
+        return bool(chunks)
+
+    def _hand_over(self, sampled: SampledToken) -> None:
+        run = sampled.sequence
+        if sampled.token == INVALID_TOKEN:
+            self._discard(run)
+            self._end(run, EngineFailure("The language model produced values that are not numbers."))
+            return
+        code = run.layout.accept(sampled.token)
+        if code is not None:
+            self._num_codes += 1
+            if run.silence.keeps(code) and not self._tell(partial(run.sink.put, (code,))):
+                self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
+                return
+        if run.layout.finish_reason is not None:
+            self._end(run, run.layout.finish_reason)
+
+    def _discard(self, run: Run) -> None:
+        """Let nothing that is not finite stay in the pages of a run."""
+        self._scheduler.blocks.forget(run.blocks)
+        own = [block for block in run.blocks if not self._scheduler.blocks.is_shared(block)]
+        if own:
+            self._runner.scrub(own)
+
+    # ends
+
+    def _end(self, run: Run, outcome: FinishReason | Exception) -> None:
+        """Free everything the run holds, then tell its sink."""
+        if run.is_finished:
+            return
+        self._scheduler.remove(run)
+        with self._wake:
+            self._live.discard(run)
+        self._tell_outcome(run, outcome)
+
+    def _tell_outcome(self, run: Run, outcome: FinishReason | Exception) -> None:
+        if isinstance(outcome, FinishReason):
+            self._tell(partial(run.sink.end, outcome))
+        else:
+            self._tell(partial(run.sink.fail, outcome))
+
+    def _tell(self, message: Callable[[], None]) -> bool:
+        # The boundary of one run: whatever its listener does wrong must not reach the others.
+        try:
+            message()
+        except Exception:
+            logger.exception("a listener of speech tokens failed; its run ends")
+            return False
+        return True
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._wake:
+            live, self._live = sorted(self._live, key=lambda run: run.arrival), set()
+            self._commands.clear()
+        for run in live:
+            if not run.is_finished:
+                self._scheduler.remove(run)
+                self._tell_outcome(run, error)
+        self._note_stats()
+
+    # the thread
+
+    def _work(self) -> None:
+        try:
+            while self._has_work():
+                self._is_idle = not self.step()
+        except Exception as error:
+            logger.exception("the language model's thread broke; its runs fail")
+            with self._wake:
+                self._error = error
+            failure = EngineFailure(f"The language model failed ({type(error).__name__}: {error}).")
+            failure.__cause__ = error
+            self._fail_all(failure)
+
+    def _has_work(self) -> bool:
+        """Sleep until there is a command or something to compute; False when closing."""
+        with self._wake:
+            while self._is_idle and not self._commands and not self._is_closing:
+                self._wake.wait()
+            return not self._is_closing
+
+    def _obey(self) -> None:
+        while self._commands:
+            self._commands.popleft()()
+
+    def _command(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify_all()
+
+    # what commands do, on the thread
+
+    def _take_in(self, layout: Layout, sampling: RowSampling, key: int, sink: TokenSink) -> Run:
+        with self._wake:
+            if self._error is not None:
+                raise EngineFailure(f"The language model has failed ({self._error}) and takes no requests.")
+            if self._is_closing:
+                raise EngineFailure("The language model has been closed.")
+            run = Run(self._num_arrivals, layout, sampling, key, sink, SilenceFilter(self._lm.ids.silent_codes))
+            self._num_arrivals += 1
+            self._live.add(run)
+            self._commands.append(partial(self._add, run))
+            self._wake.notify_all()
+        return run
+
+    def _add(self, run: Run) -> None:
+        self._scheduler.add(run)
+        if run.layout.finish_reason is not None:
+            self._end(run, run.layout.finish_reason)
+
+    def _append_text(self, run: Run, layout: BiStreamLayout, text_ids: tuple[int, ...]) -> None:
+        if run.is_finished:
+            return
+        layout.append(text_ids)
+        if layout.num_rows_owed >= self._max_rows:
+            self._end(run, _too_long(layout, self._max_rows))
+        else:
+            self._look_again(run)
+
+    def _finish_text(self, run: Run, layout: BiStreamLayout) -> None:
+        if not run.is_finished:
+            layout.finish()
+            self._look_again(run)
+
+    def _look_again(self, run: Run) -> None:
+        if run.layout.finish_reason is not None:
+            self._end(run, run.layout.finish_reason)
+        else:
+            self._scheduler.wake(run)
+
+    def _reset(self) -> None:
+        settings = self._settings
+        num_blocks = settings.max_total_tokens // settings.block_tokens
+        blocks = BlockManager(num_blocks, settings.block_tokens, prefix_cache=settings.prefix_cache)
+        self._scheduler = Scheduler(
+            blocks, max_running=settings.max_running, budget_rows=settings.prefill_budget_tokens
+        )
+        self._is_idle = True
+        self._note_stats()
+
+    def _note_stats(self) -> None:
+        scheduler = self._scheduler
+        self._stats = LLMStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            parked=len(scheduler.parked),
+            kv_blocks_used=scheduler.blocks.num_used,
+            kv_blocks_total=scheduler.blocks.num_total,
+            kv_blocks_kept=scheduler.blocks.num_kept,
+            steps=self._num_steps,
+            speech_tokens=self._num_codes,
+            preemptions=scheduler.num_preemptions,
+            prefix_rows_reused=scheduler.num_rows_reused,
+        )
+
+
+def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:
+    return TextTooLong(
+        f"The text of this stream is too long: it takes {layout.num_rows_owed} tokens with its prompt, the limit is "
+        f"{max_rows} (max_request_tokens); begin a new stream.",
+        "text",
+    )

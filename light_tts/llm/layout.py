@@ -1,0 +1,96 @@
+"""What a run feeds to the network and what its samples mean: the one-way layout (spec: llm, sections 4 and 5). Pure.
+
+A layout is a list of joint-table rows that only grows. It says when a sample is wanted at its last row, which ids that
+sample must not be, and what follows from the id that came out. It knows nothing of pages, batches or probabilities.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from light_tts.models.speech_ids import SpeechIds
+from light_tts.types import FinishReason, LLMPrompt
+
+MIN_CODES_PER_TEXT_ID = 2
+MAX_CODES_PER_TEXT_ID = 20
+
+Blocked = tuple[tuple[int, int], tuple[int, int]]  # two half-open ranges of output ids
+NOTHING_BLOCKED: Blocked = ((0, 0), (0, 0))
+
+
+class Layout(Protocol):
+    """The course of one run, as the engine sees it.
+
+    rows:           joint-table rows known so far, in order; never changed, only appended to.
+    history:        ids sampled so far, fill ids included; its length numbers the sampling step.
+    num_shareable:  leading rows that other runs of the same voice may have in common.
+    finish_reason:  None while the run goes on.
+    """
+
+    rows: list[int]
+    history: list[int]
+    num_shareable: int
+    finish_reason: FinishReason | None
+
+    @property
+    def wants_sample(self) -> bool:
+        """True when the next id is to be sampled at the last row."""
+
+    @property
+    def blocked(self) -> Blocked:
+        """Output ids that the next sample must not be."""
+
+    def accept(self, token: int) -> int | None:
+        """Take the sampled id; returns it when it is a speech code to emit."""
+
+
+def length_limits(
+    num_counted_ids: int, min_ratio: float = MIN_CODES_PER_TEXT_ID, max_ratio: float = MAX_CODES_PER_TEXT_ID
+) -> tuple[int, int]:
+    """Fewest and most speech codes for a text of `num_counted_ids` ids (spec: llm, section 5)."""
+    return int(num_counted_ids * min_ratio), int(num_counted_ids * max_ratio)
+
+
+def one_way_rows(prompt: LLMPrompt, ids: SpeechIds) -> list[int]:
+    """`[sos] [prompt text] [text] [task] [prompt speech]` as joint-table rows."""
+    speech = (ids.speech_row0 + code for code in prompt.prompt_speech)
+    return [ids.sos_row, *prompt.prompt_text_ids, *prompt.text_ids, ids.task_row, *speech]
+
+
+class OneWayLayout:
+    """The whole text is known from the start.
+
+    min_codes:  every stop id is blocked before so many codes.
+    max_codes:  the run ends by length after so many; 0: it has ended before it began.
+    """
+
+    def __init__(self, prompt: LLMPrompt, ids: SpeechIds, *, min_codes: int, max_codes: int) -> None:
+        self.rows = one_way_rows(prompt, ids)
+        self.history: list[int] = []
+        self.num_shareable = 1 + len(prompt.prompt_text_ids)
+        self.finish_reason: FinishReason | None = None if max_codes > 0 else FinishReason.LENGTH
+        self._ids = ids
+        self._min_codes, self._max_codes = min_codes, max_codes
+
+    @property
+    def wants_sample(self) -> bool:
+        """Always, until the end."""
+        return self.finish_reason is None
+
+    @property
+    def blocked(self) -> Blocked:
+        """Every stop id below the minimum, nothing from there on."""
+        if len(self.history) < self._min_codes:
+            return (self._ids.first_stop, self._ids.last_stop + 1), (0, 0)
+        return NOTHING_BLOCKED
+
+    def accept(self, token: int) -> int | None:
+        """A stop id ends the run and is not emitted; a code is fed back."""
+        if token >= self._ids.num_codes:
+            self.finish_reason = FinishReason.STOP
+            return None
+        self.history.append(token)
+        self.rows.append(self._ids.speech_row0 + token)
+        if len(self.history) >= self._max_codes:
+            self.finish_reason = FinishReason.LENGTH
+        return token

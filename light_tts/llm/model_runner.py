@@ -1,0 +1,188 @@
+"""One step on the device: from chosen rows of sequences to sampled ids.
+
+Everything the device must know about a step travels in two small packed copies, and one copy brings the ids back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from light_tts.llm.paged_attention import DecodeRows, PagedAttention, PagedKVCache, PrefillRows
+from light_tts.llm.random import uniforms
+from light_tts.llm.sampler import Sampler, SamplingBatch
+from light_tts.llm.scheduler import Chunk
+from light_tts.llm.sequence import Sequence
+from light_tts.models.nets.speech_lm import SpeechLM
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """An id drawn for a sequence; `sampler.INVALID_TOKEN` when its logits were not finite."""
+
+    sequence: Sequence
+    token: int
+
+
+class ModelRunner:
+    """Owns the KV cache. Used by the engine's thread alone.
+
+    num_blocks, block_tokens:  size of the cache.
+    win_size, tau_r:           of the repetition rule.
+    """
+
+    def __init__(self, lm: SpeechLM, *, num_blocks: int, block_tokens: int, win_size: int, tau_r: float) -> None:
+        self.lm = lm
+        config = lm.config
+        self._device = lm.device
+        self.cache = PagedKVCache(
+            num_layers=config.num_layers,
+            num_blocks=num_blocks,
+            block_tokens=block_tokens,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            dtype=lm.dtype,
+            device=self._device,
+        )
+        self._sampler = Sampler(win_size=win_size, tau_r=tau_r, head_size=lm.ids.head_size, device=self._device)
+        # Decoding is a chain of short steps that listeners wait for; bigger work of other threads gives way to it.
+        self._stream: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+
+    def run(self, chunks: list[Chunk]) -> list[SampledToken]:
+        """Compute the chunks and sample where they reach the end of their sequence's rows."""
+        with torch.inference_mode(), self._on_stream():
+            # Decoding rows first: they are attended together.
+            chunks = sorted(chunks, key=lambda chunk: chunk.num_rows > 1)
+            hidden = self.hidden(chunks, only_sampled=True)
+            sampled = [chunk.sequence for chunk in chunks if chunk.samples]
+            if not sampled:
+                return []
+            decision = self._sampler.sample(self.lm.logits(hidden), self._sampling_batch(sampled))
+            return [SampledToken(s, token) for s, token in zip(sampled, decision.tokens.tolist(), strict=True)]
+
+    def hidden(self, chunks: list[Chunk], *, only_sampled: bool = False) -> Tensor:
+        """Final hidden states of the chunks' rows, or of those where a sample is read; one-row chunks come first."""
+        num_decode = sum(chunk.num_rows == 1 for chunk in chunks)
+        packed = _Packed()
+        rows = packed.add([row for c in chunks for row in c.sequence.layout.rows[c.start : c.start + c.num_rows]])
+        positions = packed.add([position for c in chunks for position in range(c.start, c.start + c.num_rows)])
+        slots = packed.add(self._slots(chunks))
+        last_rows = np.cumsum([chunk.num_rows for chunk in chunks]) - 1
+        is_sampled = [not only_sampled or chunk.samples for chunk in chunks]
+        selected = packed.add(last_rows[is_sampled])
+        tables = [packed.add(self._block_table(chunks[:num_decode]))]
+        tables += [packed.add(chunk.sequence.blocks[: self._num_blocks(chunk)]) for chunk in chunks[num_decode:]]
+        views = packed.to(self._device)
+        decode = self._decode_rows(chunks[:num_decode], views[tables[0]]) if num_decode else None
+        prefills = self._prefill_rows(chunks, num_decode, [views[table] for table in tables[1:]])
+        context = PagedAttention(self.cache, views[slots], decode, prefills)
+        return self.lm.hidden(views[rows], views[positions], context, views[selected] if only_sampled else None)
+
+    def scrub(self, blocks: list[int]) -> None:
+        """Set pages to zero (see `PagedKVCache.scrub`)."""
+        with torch.inference_mode(), self._on_stream():
+            self.cache.scrub(blocks)
+
+    def _on_stream(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _num_blocks(self, chunk: Chunk) -> int:
+        return -(-(chunk.start + chunk.num_rows) // self.cache.block_tokens)
+
+    def _slots(self, chunks: list[Chunk]) -> list[int]:
+        size = self.cache.block_tokens
+        return [
+            chunk.sequence.blocks[position // size] * size + position % size
+            for chunk in chunks
+            for position in range(chunk.start, chunk.start + chunk.num_rows)
+        ]
+
+    def _block_table(self, decodes: list[Chunk]) -> np.ndarray:
+        """[count * num_blocks] pages of the decoding sequences, padded with page 0."""
+        table = np.zeros((len(decodes), max(map(self._num_blocks, decodes), default=0)), dtype=np.int64)
+        for row, chunk in zip(table, decodes, strict=True):
+            count = self._num_blocks(chunk)
+            row[:count] = chunk.sequence.blocks[:count]
+        return table.reshape(-1)
+
+    def _decode_rows(self, decodes: list[Chunk], blocks: Tensor) -> DecodeRows:
+        lengths = [chunk.start + 1 for chunk in decodes]
+        num_blocks = len(blocks) // len(decodes)
+        num_slots = num_blocks * self.cache.block_tokens
+        if min(lengths) == max(lengths):
+            return DecodeRows(len(decodes), num_blocks, blocks, None, lengths[0])
+        ends = _to_device(torch.tensor(lengths), self._device)
+        visible = torch.arange(num_slots, device=self._device) < ends[:, None]
+        return DecodeRows(len(decodes), num_blocks, blocks, visible[:, None, None], num_slots)
+
+    def _prefill_rows(self, chunks: list[Chunk], num_decode: int, tables: list[Tensor]) -> list[PrefillRows]:
+        result = []
+        start = num_decode
+        for chunk, blocks in zip(chunks[num_decode:], tables, strict=True):
+            length = chunk.start + chunk.num_rows
+            visible = None
+            if chunk.start:
+                visible = torch.ones(chunk.num_rows, length, dtype=torch.bool, device=self._device).tril(chunk.start)
+            result.append(PrefillRows(start, start + chunk.num_rows, length, blocks, visible))
+            start += chunk.num_rows
+        return result
+
+    def _sampling_batch(self, sequences: list[Sequence]) -> SamplingBatch:
+        width = self._sampler.win_size
+        packed = _Packed()
+        keys = packed.add([sequence.key for sequence in sequences])
+        steps = packed.add([len(sequence.layout.history) for sequence in sequences])
+        top_k = packed.add([sequence.sampling.top_k for sequence in sequences])
+        greedy = packed.add([sequence.sampling.greedy for sequence in sequences])
+        blocked = packed.add([edge for s in sequences for limits in s.layout.blocked for edge in limits])
+        window = packed.add([code for s in sequences for code in _window(s.layout.history, width)])
+        views = packed.to(self._device)
+        numbers = torch.tensor([(s.sampling.top_p, s.sampling.temperature) for s in sequences], dtype=torch.float32)
+        numbers = _to_device(numbers, self._device)
+        return SamplingBatch(
+            blocked=views[blocked].view(-1, 4),
+            window=views[window].view(-1, width),
+            top_p=numbers[:, 0],
+            top_k=views[top_k],
+            max_top_k=max(sequence.sampling.top_k for sequence in sequences),
+            temperature=numbers[:, 1] if any(s.sampling.temperature != 1.0 for s in sequences) else None,
+            greedy=views[greedy].bool() if any(s.sampling.greedy for s in sequences) else None,
+            uniforms=uniforms(views[keys], views[steps]),
+        )
+
+
+class _Packed:
+    """Several lists of integers that travel to the device in one copy."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+
+    def add(self, numbers: Seq[int] | np.ndarray) -> int:
+        """Take a list; returns its place among the views."""
+        self._parts.append(np.asarray(numbers, dtype=np.int64))
+        return len(self._parts) - 1
+
+    def to(self, device: torch.device) -> list[Tensor]:
+        """The lists as [n] int64 tensors on the device."""
+        everything = _to_device(torch.from_numpy(np.concatenate(self._parts)), device)
+        return list(torch.split(everything, [len(part) for part in self._parts]))
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _window(history: list[int], width: int) -> list[int]:
+    """The last `width` ids, padded in front with an id that no draw equals."""
+    last = history[-width:]
+    return [-1] * (width - len(last)) + last

@@ -1,0 +1,201 @@
+"""Which rows of which sequences one step of the engine computes. Pure.
+
+Continuous batching with chunked prefill (Agrawal et al. 2024, arXiv:2403.02310): rows of prompts fill what the decoding
+sequences leave of a budget. Pages are given as they are needed; when none are left, the youngest sequence gives up its
+own and computes them again later. The oldest sequence can therefore always go on, and so every one ends.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass
+from operator import attrgetter
+
+from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.sequence import Sequence, SequenceState
+
+_arrival = attrgetter("arrival")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `start .. start + num_rows` of a sequence, to be computed in this step."""
+
+    sequence: Sequence
+    start: int
+    num_rows: int
+
+    @property
+    def samples(self) -> bool:
+        """True when it reaches the last row, where a sample is wanted."""
+        return self.start + self.num_rows == self.sequence.num_rows
+
+
+class Scheduler:
+    """The engine's thread owns it.
+
+    max_running:  most sequences in the batch; parked ones do not count.
+    budget_rows:  most rows of one step.
+    """
+
+    def __init__(self, blocks: BlockManager, *, max_running: int, budget_rows: int) -> None:
+        self.blocks = blocks
+        self.waiting: list[Sequence] = []  # by arrival
+        self.running: list[Sequence] = []
+        self.parked: list[Sequence] = []  # by arrival
+        self.num_preemptions = 0
+        self.num_rows_reused = 0
+        self._max_running = max_running
+        self._budget_rows = budget_rows
+        self._step = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Take in a new sequence."""
+        if sequence.num_pending > 0:
+            self._queue(sequence)
+        else:
+            self._park(sequence)
+
+    def wake(self, sequence: Sequence) -> None:
+        """Look again at a parked sequence whose layout has changed."""
+        if sequence.state is not SequenceState.PARKED:
+            return
+        # One that lost its pages computes everything again only when that leads to speech.
+        if sequence.layout.wants_sample or (sequence.blocks and sequence.num_pending > 0):
+            self.parked.remove(sequence)
+            self._queue(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence and free its pages."""
+        match sequence.state:
+            case SequenceState.ARRIVED:
+                pass
+            case SequenceState.WAITING:
+                self.waiting.remove(sequence)
+            case SequenceState.RUNNING:
+                self.running.remove(sequence)
+            case SequenceState.PARKED:
+                self.parked.remove(sequence)
+            case SequenceState.FINISHED:
+                return
+        self._free(sequence)
+        sequence.state = SequenceState.FINISHED
+
+    def schedule(self) -> list[Chunk]:
+        """Choose the rows of the next step; pages for them are allocated."""
+        self._step += 1
+        chunks: list[Chunk] = []
+        budget = self._budget_rows
+        # Who waited longest first, then decoding before prompts, then by age: all advance, however small the budget.
+        for sequence in sorted(self.running, key=lambda s: (s.last_step, s.num_pending > 1, s.arrival)):
+            if not budget:
+                break
+            # An older one may just have taken its pages.
+            if sequence.state is SequenceState.RUNNING:
+                num_rows = min(sequence.num_pending, budget)
+                if self._reserve(sequence, sequence.num_computed + num_rows):
+                    budget -= self._plan(chunks, sequence, num_rows)
+        while budget and self.waiting and len(self.running) < self._max_running:
+            sequence = self.waiting[0]
+            if not self._admit(sequence):
+                break
+            budget -= self._plan(chunks, sequence, min(sequence.num_pending, budget))
+        return chunks
+
+    def commit(self, chunks: list[Chunk]) -> None:
+        """Note that the rows of `chunks` have been computed."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            before = sequence.num_computed // self.blocks.block_tokens
+            sequence.num_computed += chunk.num_rows
+            keys = sequence.shareable_keys(self.blocks.block_tokens)
+            after = min(sequence.num_computed // self.blocks.block_tokens, len(keys))
+            for index in range(before, after):
+                self.blocks.publish(sequence.blocks[index], keys[index])
+
+    def settle(self, sequence: Sequence) -> None:
+        """After a sample or a chunk: park the sequence if it has nothing to compute."""
+        if sequence.state is SequenceState.RUNNING and sequence.num_pending <= 0:
+            self.running.remove(sequence)
+            self._park(sequence)
+
+    def _plan(self, chunks: list[Chunk], sequence: Sequence, num_rows: int) -> int:
+        chunks.append(Chunk(sequence, sequence.num_computed, num_rows))
+        sequence.last_step = self._step
+        return num_rows
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give the oldest waiting sequence a place, and pages for all the rows it has."""
+        if not sequence.blocks:
+            keys = sequence.shareable_keys(self.blocks.block_tokens)
+            # At least one row is left to compute: the sample is read there.
+            most = (sequence.num_runnable - 1) // self.blocks.block_tokens
+            sequence.blocks = self.blocks.attach(keys[:most])
+        # One spare page for each running sequence, or the new one would soon be thrown out again.
+        spare = len(self.running)
+        missing = self.blocks.num_blocks_for(sequence.num_runnable) - len(sequence.blocks)
+        if not self._make_room(missing + spare, sequence, from_running=False):
+            if not sequence.num_computed:
+                self._free(sequence)
+            return False
+        if not sequence.num_computed:
+            sequence.num_computed = len(sequence.blocks) * self.blocks.block_tokens
+            self.num_rows_reused += sequence.num_computed
+        sequence.blocks.extend(self.blocks.allocate(missing))
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.state = SequenceState.RUNNING
+        return True
+
+    def _reserve(self, sequence: Sequence, num_rows: int) -> bool:
+        """Pages for the first `num_rows` rows of a running sequence; False: it has to sit this step out."""
+        missing = self.blocks.num_blocks_for(num_rows) - len(sequence.blocks)
+        if missing <= 0:
+            return True
+        if not self._make_room(missing, sequence, from_running=True):
+            return False
+        sequence.blocks.extend(self.blocks.allocate(missing))
+        return True
+
+    def _make_room(self, num_blocks: int, sequence: Sequence, *, from_running: bool) -> bool:
+        """Take pages away from others until `num_blocks` are free; from nobody if that would not be enough."""
+        if self.blocks.num_free >= num_blocks:
+            return True
+        victims = self._victims(sequence, from_running)
+        if self.blocks.num_free + sum(len(victim.blocks) for victim in victims) < num_blocks:
+            return False
+        for victim in victims:
+            self._preempt(victim)
+            if self.blocks.num_free >= num_blocks:
+                return True
+        return False
+
+    def _victims(self, sequence: Sequence, from_running: bool) -> list[Sequence]:
+        """Holders of pages that may lose them to `sequence`: parked ones first, then younger ones, youngest first."""
+        idle = [s for s in reversed(self.parked) if s.blocks]
+        queued = [s for s in reversed(self.waiting) if s.blocks and s.arrival > sequence.arrival]
+        if not from_running:
+            return idle + queued
+        # Rows planned for this step keep their pages.
+        younger = [s for s in self.running if s.arrival > sequence.arrival and s.last_step < self._step]
+        return idle + queued + sorted(younger, key=_arrival, reverse=True)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
+        self._free(sequence)
+        if sequence.state is SequenceState.RUNNING:
+            self.running.remove(sequence)
+            self._queue(sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = 0
+
+    def _queue(self, sequence: Sequence) -> None:
+        sequence.state = SequenceState.WAITING
+        insort(self.waiting, sequence, key=_arrival)
+
+    def _park(self, sequence: Sequence) -> None:
+        sequence.state = SequenceState.PARKED
+        insort(self.parked, sequence, key=_arrival)

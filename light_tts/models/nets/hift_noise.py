@@ -1,0 +1,100 @@
+"""Where the noise of the harmonic source comes from: keyed by the request, or the fixed table of causal models."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_MASK64 = (1 << 64) - 1
+
+
+class NoiseSource(Protocol):
+    """Noise of one stream."""
+
+    def rows(self, piece: int, start: int, count: int) -> Tensor:
+        """[count, harmonics] float32 for samples start ... of the vocoder call number `piece` of the stream."""
+
+
+class NormalNoise:
+    """Standard normal noise that depends on (seed, piece) alone: the same request sounds the same in any company."""
+
+    def __init__(self, seed: int, harmonics: int, device: torch.device) -> None:
+        self._seed, self._harmonics, self._device = seed, harmonics, device
+
+    def rows(self, piece: int, start: int, count: int) -> Tensor:
+        """Rows of one piece; `start` counts from the piece's own first sample and is 0 here."""
+        generator = torch.Generator(self._device).manual_seed(mix(self._seed, piece))
+        noise = torch.randn(start + count, self._harmonics, generator=generator, device=self._device)
+        return noise[start:]
+
+
+def mix(seed: int, index: int) -> int:
+    """A 63-bit key from two numbers: the finaliser of SplitMix64 (Steele et al. 2014), so that neighbours differ."""
+    z = ((seed & _MASK64) * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & _MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return (z ^ (z >> 31)) >> 1
+
+
+class UniformTable:
+    """The fixed table of causal models, uniform on [0, 1), indexed from the first sample of an utterance.
+
+    The published table is one draw of 300 s (259 MB). Uniform draws of torch's CPU generator are serial, so blocks
+    drawn one after the other are the same numbers: blocks are made when first needed, the generator's state in front of
+    each is kept (5 kB), and only the most recently used blocks stay in memory. Shared by all streams; one thread at a
+    time.
+
+    Spec: vocoder, section 4, "v3 table recipe". After 300 s the table starts again.
+    """
+
+    block_rows = 96_000  # 4 s, 3.5 MB
+    kept_blocks = 16
+    table_rows = 75 * block_rows  # 7,200,000 rows, 300 s
+
+    def __init__(self, harmonics: int, device: torch.device) -> None:
+        self._harmonics, self._device = harmonics, device
+        self._states: list[Tensor] = []
+        self._blocks: OrderedDict[int, Tensor] = OrderedDict()
+
+    def rows(self, piece: int, start: int, count: int) -> Tensor:
+        """Rows start ... start + count of the table, whatever the piece."""
+        parts = []
+        while count > 0:
+            index, offset = divmod(start % self.table_rows, self.block_rows)
+            part = self._block(index)[offset : offset + count]
+            parts.append(part)
+            start, count = start + part.shape[0], count - part.shape[0]
+        return torch.cat(parts) if parts else torch.empty(0, self._harmonics, device=self._device)
+
+    def _block(self, index: int) -> Tensor:
+        if index not in self._blocks:
+            if not self._states:
+                self._states.append(_state_before_table())
+            for missing in range(min(index, len(self._states) - 1), index + 1):
+                self._draw(missing)
+        self._blocks.move_to_end(index)
+        return self._blocks[index]
+
+    def _draw(self, index: int) -> None:
+        generator = torch.Generator()
+        generator.set_state(self._states[index])
+        block = torch.rand(self.block_rows, self._harmonics, generator=generator)
+        if len(self._states) == index + 1:
+            self._states.append(generator.get_state())
+        self._blocks[index] = block.to(self._device)
+        while len(self._blocks) > self.kept_blocks:
+            self._blocks.popitem(last=False)
+
+
+def _state_before_table() -> Tensor:
+    """The generator after everything that the reference draws while it builds the modules before the table."""
+    generator = torch.Generator().manual_seed(0)
+    torch.randn(1, 80, 15000, generator=generator)  # the flow's noise
+    torch.randn(6561, 80, generator=generator)  # its token embedding
+    f0_predictor = 512 * 80 * 4 + 512 + 4 * (512 * 512 * 3 + 512) + 512 + 1
+    initial_phases = 9
+    torch.rand(80 * 192 + 80 + f0_predictor + initial_phases, generator=generator)
+    return generator.get_state()

@@ -1,0 +1,163 @@
+"""The process around the application: listen, load, serve, drain. `light-tts serve` calls `run`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from light_tts.errors import ConfigError, LightTTSError
+from light_tts.logs import configure_logging
+from light_tts.server.app import create_app
+from light_tts.server.errors import BrokenAnswer
+from light_tts.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status.
+
+    The port is taken before the model loads; while it loads every request but health answers NOT_READY. After SIGTERM
+    no connection is accepted and running requests have `drain_timeout_s` to end; a second signal ends at once.
+    Raises ConfigError for an address that cannot be listened on, and what TTSEngine.load raises.
+    """
+    configure_logging(settings.server.log_level, settings.server.log_format)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    listener = listen(settings.server.host, settings.server.port)
+    app = create_app(None, settings)
+    server = uvicorn.Server(server_config(app, settings))
+    loading = _Loading(app, server, settings)
+    _ignore_repeated_signals()
+    loading.start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+        loading.close()
+    return 0
+
+
+def main() -> int:
+    """The entry point of `python -m light_tts.server.api_server`."""
+    from light_tts.cli import main as cli_main
+
+    return cli_main(["serve", *sys.argv[1:]])
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """uvicorn as it is run here: uvloop and httptools where installed; no access log, each request has its own line."""
+    return uvicorn.Config(
+        app,
+        loop="auto",
+        http="auto",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=settings.server.keep_alive_s,
+        timeout_graceful_shutdown=math.ceil(settings.server.drain_timeout_s),
+        ws_max_size=settings.server.ws_max_bytes,
+        backlog=BACKLOG,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError with the reason when the address is taken or not of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"server.host {host!r} cannot be resolved: {error.strerror}.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or choose another --port."
+        ) from None
+    return listener
+
+
+class _Loading:
+    """Loads the engine on a thread while the server already answers; ends the server when that fails."""
+
+    def __init__(self, app: FastAPI, server: uvicorn.Server, settings: Settings) -> None:
+        self._app = app
+        self._server = server
+        self._settings = settings
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._load, name="load", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close the engine. Raises what loading raised."""
+        if self._error is not None:
+            raise self._error
+        engine = self._app.state.server.engine
+        if engine is not None:
+            self._app.state.server.engine = None
+            engine.close()
+
+    def _load(self) -> None:
+        try:
+            from light_tts.engine import TTSEngine
+
+            engine = TTSEngine.load(self._settings)
+            engine.warm_up()
+        except Exception as error:
+            if not isinstance(error, LightTTSError):
+                logger.exception("the engine could not be loaded")
+            self._error = error
+            self._server.should_exit = True
+            return
+        self._app.state.server.engine = engine
+        health = engine.health()
+        logger.info(
+            "ready on http://%s:%s: model %s on %s, %s",
+            self._settings.server.host,
+            self._settings.server.port,
+            health["model"],
+            health["device"],
+            health["dtypes"],
+        )
+
+
+def _ignore_repeated_signals() -> None:
+    """uvicorn raises the signal that stopped it once more after its shutdown; a drained server exits with 0 instead."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _do_nothing)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _is_news(entry: logging.LogRecord) -> bool:
+    """False for what the request's own line says already: the traceback of an answer cut on purpose, and sockets that
+    come and go.
+    """
+    error = entry.exc_info[1] if entry.exc_info else None
+    is_socket_line = entry.levelno == logging.INFO and (
+        '"WebSocket ' in entry.msg or entry.msg.startswith("connection ")
+    )
+    return not isinstance(error, BrokenAnswer) and not is_socket_line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The ASGI application: routes of all surfaces, middleware (pure ASGI only), and errors as answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from light_tts import __version__
+from light_tts.errors import EngineFailure, InvalidRequest, LightTTSError
+from light_tts.metrics import Metrics
+from light_tts.server import bistream_api, health, lighttts_api, openai_api, openai_voices
+from light_tts.server.auth import ApiKeys
+from light_tts.server.errors import MethodNotAllowed, NotFound, error_response
+from light_tts.server.limits import BodyLimit
+from light_tts.server.request_context import RequestContext
+from light_tts.server.state import ServerState, request_record
+
+if TYPE_CHECKING:
+    from light_tts.engine import TTSEngine
+    from light_tts.settings import Settings
+
+SURFACES = (health, lighttts_api, bistream_api, openai_api, openai_voices)
+SYNTHESIS_ROUTES = ("/inference_zero_shot", "/inference_zero_shot_bistream", "/v1/audio/speech")
+FORM_OVERHEAD_BYTES = 2 * 2**20
+
+
+def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
+    """The server around one engine. With None it answers NOT_READY until `app.state.server.engine` is set."""
+    # No documentation pages: theirs load scripts from elsewhere. The schema itself is at /openapi.json.
+    app = FastAPI(title="Light TTS", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for surface in SURFACES:
+        app.include_router(surface.router)
+    routes = frozenset(
+        pattern.rstrip("/") or "/" for surface in SURFACES for pattern in _patterns(surface.router.routes)
+    ) | {"other"}
+    metrics = Metrics(SYNTHESIS_ROUTES, sorted(routes))
+    app.state.server = ServerState(settings, metrics, engine)
+
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=_max_body_bytes(settings))
+    app.add_middleware(ApiKeys, keys=settings.server.api_key, open_lists=settings.server.open_lists)
+    app.add_middleware(RequestContext, metrics=metrics, routes=routes, synthesis_routes=SYNTHESIS_ROUTES)
+    if settings.server.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.server.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "content-type", "content-disposition", "x-sample-rate"],
+        )
+    app.add_exception_handler(LightTTSError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_left)
+    app.add_exception_handler(Exception, _answer_unforeseen)
+    return app
+
+
+def _patterns(routes: object) -> list[str]:
+    return [route.path for route in routes]  # type: ignore[attr-defined]
+
+
+def _max_body_bytes(settings: Settings) -> int:
+    """Room for the largest recording as base64, and for the fields around it."""
+    return settings.frontend.max_upload_mb * 2**20 * 4 // 3 + FORM_OVERHEAD_BYTES
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    request_record(request).error = error
+    return error_response(error, request.url.path)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kinds: dict[int, type[InvalidRequest]] = {404: NotFound, 405: MethodNotAllowed}
+    kind = kinds.get(error.status_code, InvalidRequest)
+    response = error_response(kind(f"{error.detail}: {request.method} {request.url.path[:200]}."), request.url.path)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _answer_left(request: Request, error: Exception) -> Response:
+    request_record(request).has_left = True
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _answer_unforeseen(request: Request, error: Exception) -> Response:
+    record = request_record(request)
+    record.status = 500
+    response = error_response(EngineFailure("unforeseen"), request.url.path)
+    response.headers["X-Request-Id"] = record.request_id
+    return response

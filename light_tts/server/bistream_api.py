@@ -1,0 +1,256 @@
+"""`WS /inference_zero_shot_bistream`: text goes in piece by piece while its audio comes out.
+
+Frames from the client: a JSON object that opens the session, the prompt recording as one binary frame (not when
+`spk_id` names a voice), then JSON objects with `tts_text`, `flush`, `cancel` or `finish`. Frames to the client: audio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from light_tts.audio_output import StreamEncoder, open_encoder
+from light_tts.errors import Cancelled, InvalidRequest, LightTTSError
+from light_tts.server.bistream_frames import SessionOptions, TextFrame, read_options_frame, read_text_frame
+from light_tts.server.errors import error_body, error_message, websocket_code
+from light_tts.server.request_body import parse_json
+from light_tts.server.request_record import RequestRecord
+from light_tts.server.speech_fields import check_recording_size, check_text_length, recorded_voice
+from light_tts.server.state import ServerState, request_record, server_state
+
+if TYPE_CHECKING:
+    from light_tts.text_stream import TextAudioStream
+
+logger = logging.getLogger(__name__)
+
+MAX_REASON_BYTES = 123  # of a WebSocket close frame
+
+router = APIRouter()
+
+
+@router.websocket("/inference_zero_shot_bistream")
+@router.websocket("/inference_zero_shot_bistream/")
+async def inference_zero_shot_bistream(socket: WebSocket) -> None:
+    """One session: see the module."""
+    record = request_record(socket)
+    session = _Session(socket, server_state(socket), record)
+    await socket.accept()
+    try:
+        await session.run()
+        await socket.close(1000)
+    except WebSocketDisconnect:
+        record.has_left = True
+    except LightTTSError as error:
+        await _close_with(socket, record, error)
+    except Exception as error:
+        logger.exception("session %s failed", record.request_id)
+        await _close_with(socket, record, error)
+    finally:
+        session.cancel()
+
+
+async def _close_with(socket: WebSocket, record: RequestRecord, error: Exception) -> None:
+    record.error = error
+    message = error_message(error)
+    body = error_body(error, openai=False)
+    try:
+        await socket.send_json({"error": message, "error_code": body["error_code"], "detail": body["detail"]})
+        reason = message.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+        await socket.close(websocket_code(error), reason)
+    except (WebSocketDisconnect, RuntimeError):
+        record.has_left = True  # it left before it could be told
+
+
+class _IdleTooLong(InvalidRequest):
+    code = "IDLE_TIMEOUT"
+
+
+class _Session:
+    """The state machine of one connection. Runs on the event loop alone.
+
+    The text stream is opened with the session, so that the voice is prepared early, and again by the first text after
+    a `cancel`.
+    """
+
+    def __init__(self, socket: WebSocket, state: ServerState, record: RequestRecord) -> None:
+        self._socket = socket
+        self._state = state
+        self._record = record
+        self._options: SessionOptions | None = None
+        self._encoder: StreamEncoder | None = None
+        self._stream: TextAudioStream | None = None
+        self._speaker: asyncio.Task[None] | None = None
+        self._num_chars = 0
+        self._has_spoken_text = False
+        self._last_activity_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Until all text has been spoken. Raises WebSocketDisconnect and the session's errors."""
+        opening = self._json(await self._next_frame())
+        if opening.keys() == {"finish"}:
+            return  # nothing to say
+        self._options = options = await read_options_frame(opening, self._state, self._record.request_id)
+        self._record.voice, self._record.model = options.voice_name, options.request.model
+        first: TextFrame | None = None
+        if options.needs_recording:
+            frame = await self._next_frame()
+            recording = frame.get("bytes")
+            if recording is None:
+                if read_text_frame(self._json(frame)).is_bare_finish:
+                    return
+                raise InvalidRequest(
+                    "Send the prompt recording as a binary frame, or spk_id in the first one.", "spk_id"
+                )
+            check_recording_size(recording, "prompt_wav", self._state.settings)
+            voice = recorded_voice(recording, options.prompt_text, "prompt_wav", self._state.settings)
+            self._options = options = options.with_voice(voice)
+        elif TextFrame.is_in(opening):
+            first = read_text_frame(opening)
+        self._record.mark_received()
+        self._encoder = open_encoder(options.output.format_name, options.output.sample_rate_hz)
+        self._open_stream()
+        await self._converse(first)
+
+    def cancel(self) -> None:
+        """Free everything; the work stops within one step."""
+        if self._speaker is not None:
+            self._speaker.cancel()
+        if self._stream is not None:
+            self._record.stats = self._stream.stats
+            self._stream.cancel()
+        self._speaker, self._stream = None, None
+
+    async def _converse(self, first: TextFrame | None) -> None:
+        """Read frames and send audio at the same time, until the text has ended and its audio too."""
+        is_finishing = first is not None and await self._take(first)
+        receiving = asyncio.create_task(self._socket.receive())
+        try:
+            while not (is_finishing and self._speaker is None):
+                tasks = {receiving} | ({self._speaker} if self._speaker is not None else set())
+                await asyncio.wait(tasks, timeout=self._idle_left_s(), return_when=asyncio.FIRST_COMPLETED)
+                if self._speaker is not None and self._speaker.done():
+                    self._speaker.result()
+                    self._speaker = None
+                elif receiving.done():
+                    frame = read_text_frame(self._json(_checked(receiving.result())))
+                    receiving = asyncio.create_task(self._socket.receive())
+                    is_finishing = await self._take(frame) or is_finishing
+                elif not is_finishing:
+                    self._check_idle()
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+        await self._send_end()
+
+    async def _take(self, frame: TextFrame) -> bool:
+        """Act on one frame; True when it says that no more text comes."""
+        self._last_activity_s = time.monotonic()
+        if frame.cancel:
+            self.cancel()
+            self._num_chars, self._has_spoken_text = 0, False
+        if frame.text:
+            self._num_chars += len(frame.text)
+            self._record.text_chars = (self._record.text_chars or 0) + len(frame.text)
+            limit = self._state.settings.frontend.max_text_chars
+            if limit and self._num_chars > limit:
+                check_text_length("x" * self._num_chars, "tts_text", self._state.settings)
+            # Tokenising takes milliseconds, which other requests would wait for.
+            await asyncio.to_thread(self._open_stream().feed, frame.text)
+            self._has_spoken_text = True
+        if frame.flush and self._stream is not None and self._has_spoken_text:
+            self._stream.flush()
+        if frame.finish:
+            if self._stream is not None and self._has_spoken_text:
+                self._stream.finish_text()
+            else:
+                self.cancel()
+        return frame.finish
+
+    def _open_stream(self) -> TextAudioStream:
+        if self._stream is None:
+            assert self._options is not None
+            self._stream = self._state.ready_engine().open_text_stream(self._options.request)
+            self._record.stats = self._stream.stats
+            self._speaker = asyncio.create_task(self._speak(self._stream))
+        return self._stream
+
+    async def _speak(self, stream: TextAudioStream) -> None:
+        assert self._encoder is not None
+        async for chunk in stream:
+            if self._encoder.is_cheap:
+                audio = self._encoder.encode(chunk.samples)
+            else:
+                audio = await asyncio.to_thread(self._encoder.encode, chunk.samples)
+            if audio:
+                self._record.mark_first_audio()
+                await self._send_audio(audio)
+        if stream.stats.finish == "abort":
+            raise Cancelled("The server ended the session before its audio was complete.")
+
+    async def _send_audio(self, audio: bytes) -> None:
+        self._last_activity_s = time.monotonic()
+        try:
+            async with asyncio.timeout(self._state.settings.engine.request_timeout_s):
+                await self._socket.send_bytes(audio)
+        except (TimeoutError, RuntimeError, OSError):
+            raise WebSocketDisconnect(1006) from None
+
+    async def _send_end(self) -> None:
+        assert self._encoder is not None
+        assert self._options is not None
+        tail = await asyncio.to_thread(self._encoder.finish)
+        if tail and self._record.first_audio_s is not None:
+            await self._send_audio(tail)
+        stats = self._record.stats
+        if self._options.wants_events and stats is not None:
+            await self._socket.send_json(
+                {
+                    "event": "end",
+                    "first_chunk_ms": stats.first_chunk_ms,
+                    "total_ms": stats.total_ms,
+                    "audio_s": round(stats.audio_s, 3),
+                    "chunks": stats.chunks,
+                    "text_tokens": stats.text_tokens,
+                    "speech_tokens": stats.speech_tokens,
+                }
+            )
+
+    async def _next_frame(self) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self._idle_left_s()):
+                frame = _checked(await self._socket.receive())
+        except TimeoutError:
+            raise self._idle_too_long() from None
+        self._last_activity_s = time.monotonic()
+        return frame
+
+    def _idle_left_s(self) -> float:
+        limit_s = self._state.settings.server.ws_idle_timeout_s
+        return max(0.01, self._last_activity_s + limit_s - time.monotonic())
+
+    def _check_idle(self) -> None:
+        limit_s = self._state.settings.server.ws_idle_timeout_s
+        if time.monotonic() - self._last_activity_s >= limit_s:
+            raise self._idle_too_long()
+
+    def _idle_too_long(self) -> _IdleTooLong:
+        limit_s = self._state.settings.server.ws_idle_timeout_s
+        return _IdleTooLong(f"Nothing came for {limit_s:g} s; the session is closed.")
+
+    @staticmethod
+    def _json(frame: dict[str, Any]) -> dict[str, Any]:
+        text = frame.get("text")
+        if text is None:
+            raise InvalidRequest("A text frame with a JSON object was expected here, not a binary one.")
+        return parse_json(text.encode("utf-8", "surrogatepass"))
+
+
+def _checked(frame: Any) -> dict[str, Any]:
+    if frame["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(frame.get("code", 1005))
+    return dict(frame)

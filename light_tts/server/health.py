@@ -1,0 +1,89 @@
+"""Health, readiness and metrics. None of it waits for the engine, except `?deep=1`, which asks it to speak."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from light_tts import __version__
+from light_tts.errors import LightTTSError
+from light_tts.metrics import CONTENT_TYPE
+from light_tts.server.fields import Fields
+from light_tts.server.state import ServerState, server_state
+from light_tts.types import SynthesisRequest
+
+DEEP_CHECK_TEXT = "你好。"
+DEEP_CHECK_TIMEOUT_S = 30.0
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+@router.get("/health")
+async def health(request: Request) -> JSONResponse:
+    """200 when the engine can serve, else 503; `?deep=1` synthesises a word first."""
+    state = server_state(request)
+    is_deep = Fields(request.query_params).boolean("deep", default=False)
+    engine_health = state.health()
+    error = engine_health["error"]
+    if engine_health["ready"] and is_deep:
+        error = await _deep_check_error(state)
+    is_healthy = engine_health["ready"] and error is None
+    return JSONResponse(_health_body(state, engine_health, error, is_healthy=is_healthy), 200 if is_healthy else 503)
+
+
+@router.get("/liveness")
+async def liveness() -> JSONResponse:
+    """200 while this process answers at all."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readiness")
+async def readiness(request: Request) -> JSONResponse:
+    """200 once requests can be served, else 503."""
+    is_ready = bool(server_state(request).health()["ready"])
+    return JSONResponse({"status": "ok" if is_ready else "not ready"}, 200 if is_ready else 503)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus text format."""
+    state = server_state(request)
+    engine_health = state.health()
+    state.metrics.engine_up.set(1 if engine_health["ready"] else 0)
+    state.metrics.queued.set(engine_health["queued"])
+    return Response(state.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _health_body(
+    state: ServerState, engine_health: dict[str, Any], error: str | None, *, is_healthy: bool
+) -> dict[str, Any]:
+    limit = state.settings.engine.max_concurrent_requests
+    return {
+        **{key: value for key, value in engine_health.items() if key not in ("ready", "error", "running", "queued")},
+        "message": "Ok" if is_healthy else "Error",
+        "status": "healthy" if is_healthy else "loading" if state.engine is None else "unhealthy",
+        "error": error,
+        "model_loaded": state.engine is not None,
+        "current_concurrent_requests": engine_health["running"],
+        "queued_requests": engine_health["queued"],
+        "max_concurrent_requests": limit or None,
+        "version": __version__,
+    }
+
+
+async def _deep_check_error(state: ServerState) -> str | None:
+    request = SynthesisRequest(DEEP_CHECK_TEXT, voice=state.settings.server.default_voice)
+    try:
+        async with asyncio.timeout(DEEP_CHECK_TIMEOUT_S), state.ready_engine().submit(request) as stream:
+            async for chunk in stream:
+                if chunk.samples.size:
+                    return None
+        return "the engine made no audio"
+    except TimeoutError:
+        return f"no audio within {DEEP_CHECK_TIMEOUT_S:g} s"
+    except LightTTSError as error:
+        return str(error)

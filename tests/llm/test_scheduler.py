@@ -1,0 +1,238 @@
+"""The scheduler over layouts whose samples are made up: what must hold at every step, and that every run ends."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from light_tts.llm.bistream import BiStreamLayout
+from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.layout import OneWayLayout
+from light_tts.llm.scheduler import Scheduler
+from light_tts.llm.sequence import RowSampling, Sequence, SequenceState
+from light_tts.llm.silence import SilenceFilter
+from light_tts.models.speech_ids import SpeechIds
+from light_tts.types import LLMPrompt
+from tests.llm.tiny_llm import RecordingSink
+
+S = 100
+IDS = SpeechIds(
+    num_codes=S, head_size=S + 3, eos=S, fill=S + 2, first_stop=S, last_stop=S + 2,
+    sos_row=50, task_row=51, speech_row0=52, end_of_prompt=49,
+)  # fmt: skip
+BLOCK_TOKENS = 4
+MAX_ROWS = 64
+
+
+def sequence_of(arrival, layout):
+    return Sequence(arrival, layout, RowSampling(0.8, 25), 0, RecordingSink(), SilenceFilter(()))
+
+
+def one_way(arrival, num_prompt, num_text, num_codes):
+    prompt = LLMPrompt((1,) * num_prompt, (2 + arrival % 40,) * num_text, (), num_text)
+    return sequence_of(arrival, OneWayLayout(prompt, IDS, min_codes=num_codes, max_codes=num_codes))
+
+
+def bi_stream(arrival, num_prompt_text, num_prompt_speech):
+    layout = BiStreamLayout((1,) * num_prompt_text, (3,) * num_prompt_speech, IDS, mix_ratio=(5, 15), max_rows=MAX_ROWS)
+    return sequence_of(arrival, layout)
+
+
+class World:
+    """Plays the engine: computes nothing, samples code 1 or what ends a phase."""
+
+    def __init__(self, num_blocks, max_running, budget_rows, prefix_cache):
+        self.blocks = BlockManager(num_blocks, BLOCK_TOKENS, prefix_cache=prefix_cache)
+        self.scheduler = Scheduler(self.blocks, max_running=max_running, budget_rows=budget_rows)
+        self.max_running, self.budget_rows = max_running, budget_rows
+        self.everyone = []
+        self.done = []
+
+    def add(self, sequence):
+        self.everyone.append(sequence)
+        self.scheduler.add(sequence)
+
+    def step(self):
+        chunks = self.scheduler.schedule()
+        self.check(chunks)
+        self.scheduler.commit(chunks)
+        for chunk in chunks:
+            sequence = chunk.sequence
+            # Rows past those computed cannot be attended to: the engine would read a page it does not hold.
+            assert len(sequence.blocks) * BLOCK_TOKENS >= sequence.num_computed
+            if sequence.num_computed == sequence.num_rows:
+                sequence.layout.accept(1)
+                if sequence.layout.finish_reason is not None:
+                    self.scheduler.remove(sequence)
+                    self.done.append(sequence)
+            self.scheduler.settle(sequence)
+        return bool(chunks)
+
+    def check(self, chunks):
+        scheduler = self.scheduler
+        assert sum(chunk.num_rows for chunk in chunks) <= self.budget_rows
+        assert len(scheduler.running) <= self.max_running
+        assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
+        for chunk in chunks:
+            assert chunk.num_rows > 0
+            assert chunk.sequence.state is SequenceState.RUNNING
+            assert chunk.start == chunk.sequence.num_computed
+            assert len(chunk.sequence.blocks) * BLOCK_TOKENS >= chunk.start + chunk.num_rows
+        holders = {}
+        for sequence in [*scheduler.waiting, *scheduler.running, *scheduler.parked]:
+            assert len(set(sequence.blocks)) == len(sequence.blocks)
+            for index, block in enumerate(sequence.blocks):
+                holders.setdefault(block, []).append((sequence, index))
+        assert self.blocks.num_used == len(holders)
+        for users in holders.values():
+            # A page with two holders carries rows that both begin with.
+            ends = {tuple(s.layout.rows[: (i + 1) * BLOCK_TOKENS]) for s, i in users}
+            assert len(ends) == 1
+            if len(users) > 1:
+                assert all((i + 1) * BLOCK_TOKENS <= s.layout.num_shareable for s, i in users)
+
+
+jobs = st.one_of(
+    st.tuples(st.just("one_way"), st.integers(0, 20), st.integers(0, 12), st.integers(1, 25)),
+    st.tuples(st.just("bi_stream"), st.integers(0, 12), st.integers(0, 20), st.integers(1, 12)),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), jobs), min_size=1, max_size=14),
+    st.integers(MAX_ROWS // BLOCK_TOKENS, 40),
+    st.integers(1, 6),
+    st.integers(1, 40),
+    st.booleans(),
+    st.data(),
+)
+def test_every_run_ends_and_nothing_leaks(schedule, num_blocks, max_running, budget_rows, prefix_cache, data):
+    world = World(num_blocks, max_running, budget_rows, prefix_cache)
+    open_texts = []
+    for arrival, (pause, (kind, *sizes)) in enumerate(schedule):
+        if kind == "one_way":
+            world.add(one_way(arrival, *sizes))
+        else:
+            num_text = sizes.pop()
+            sequence = bi_stream(arrival, *sizes)
+            world.add(sequence)
+            open_texts.append((sequence, num_text))
+        for _ in range(pause):
+            world.step()
+            if open_texts and data.draw(st.booleans()):
+                feed_one(world, open_texts, data)
+        if world.scheduler.running and data.draw(st.integers(0, 5)) == 0:
+            aborted = data.draw(st.sampled_from(world.scheduler.running))
+            world.scheduler.remove(aborted)
+            world.done.append(aborted)
+    while open_texts:
+        feed_one(world, open_texts, data)
+    for _ in range(5000):
+        if not world.step():
+            break
+    assert len(world.done) == len(world.everyone)
+    assert world.blocks.num_used == 0
+    assert world.scheduler.waiting == world.scheduler.running == world.scheduler.parked == []
+
+
+def feed_one(world, open_texts, data):
+    """One id more for some open text, or its end."""
+    index = data.draw(st.integers(0, len(open_texts) - 1))
+    sequence, num_left = open_texts[index]
+    if sequence.is_finished:
+        open_texts.pop(index)
+        return
+    if num_left:
+        open_texts[index] = (sequence, num_left - 1)
+        sequence.layout.append([5])
+    else:
+        open_texts.pop(index)
+        sequence.layout.finish()
+    if sequence.layout.finish_reason is not None:
+        world.scheduler.remove(sequence)
+        world.done.append(sequence)
+    else:
+        world.scheduler.wake(sequence)
+
+
+def test_decoding_goes_on_while_a_long_prompt_is_computed_in_chunks():
+    world = World(40, 4, 8, prefix_cache=False)
+    world.add(one_way(0, 2, 2, 20))
+    world.step()
+    world.add(one_way(1, 20, 12, 5))
+    for _ in range(4):
+        decoded = len(world.everyone[0].layout.history)
+        world.step()
+        assert len(world.everyone[0].layout.history) == decoded + 1
+    assert world.everyone[1].num_computed == 28
+
+
+def test_the_youngest_gives_way_when_pages_run_out():
+    world = World(16, 4, 64, prefix_cache=False)
+    for arrival in range(4):
+        world.add(one_way(arrival, 0, 6, 40))
+    while world.step():
+        pass
+    assert world.scheduler.num_preemptions > 0
+    assert [sequence.arrival for sequence in world.done] == [0, 1, 2, 3]
+
+
+def test_a_run_that_waits_for_text_holds_pages_but_no_place():
+    world = World(40, 1, 64, prefix_cache=False)
+    world.add(bi_stream(0, 10, 20))
+    while world.step():
+        pass
+    assert world.everyone[0].state is SequenceState.PARKED
+    assert world.everyone[0].blocks
+    world.add(one_way(1, 2, 2, 3))
+    while world.step():
+        pass
+    assert world.done == [world.everyone[1]]
+
+
+def test_a_parked_run_loses_its_pages_before_anyone_waits_for_them():
+    world = World(16, 4, 64, prefix_cache=False)
+    world.add(bi_stream(0, 10, 20))
+    while world.step():
+        pass
+    world.add(one_way(1, 10, 12, 38))
+    while world.step():
+        pass
+    assert world.everyone[0].blocks == []
+    parked = world.everyone[0]
+    parked.layout.append([5])
+    world.scheduler.wake(parked)
+    while world.step():
+        pass
+    assert len(parked.layout.history) > 0
+
+
+def test_nobody_loses_pages_when_that_would_not_be_enough():
+    world = World(16, 4, 64, prefix_cache=False)
+    world.add(bi_stream(0, 5, 15))
+    world.add(one_way(1, 10, 12, 20))
+    world.step()
+    world.add(one_way(2, 20, 12, 20))
+    world.step()
+    assert world.everyone[0].blocks
+
+
+def test_a_common_beginning_is_computed_once():
+    world = World(40, 4, 64, prefix_cache=True)
+    world.add(one_way(0, 15, 3, 2))
+    while world.step():
+        pass
+    world.add(one_way(1, 15, 5, 2))
+    chunks = world.scheduler.schedule()
+    assert chunks[0].start == 16  # sos and fifteen prompt ids fill four pages
+    assert world.scheduler.num_rows_reused == 16
+
+
+def test_the_last_row_is_always_computed_anew():
+    """A sample is read at it, so a beginning that is cached whole is not enough."""
+    world = World(40, 4, 64, prefix_cache=True)
+    for arrival in range(2):
+        world.add(bi_stream(arrival, 15, 0))
+        while world.step():
+            pass
+    second = world.everyone[1]
+    assert second.num_computed == second.num_rows - 1

@@ -1,0 +1,141 @@
+"""The process: port, loading, draining. The engine is the fake one, put in place of the real one in a child process."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from light_tts.errors import ConfigError
+from light_tts.server.api_server import _is_news, listen
+from light_tts.server.errors import BrokenAnswer
+
+CHILD = """
+import sys, time, types
+from server.fake_engine import FakeEngine
+from light_tts.errors import CheckpointError, LightTTSError
+from light_tts.settings import ServerSettings, Settings
+
+class TTSEngine(FakeEngine):
+    @classmethod
+    def load(cls, settings):
+        time.sleep({load_s})
+        if {is_broken}:
+            raise CheckpointError("model.pt is missing.")
+        return cls(chunks={chunks}, delay_s=0.1)
+    def warm_up(self):
+        pass
+    def close(self):
+        print("engine closed", flush=True)
+
+module = types.ModuleType("light_tts.engine")
+module.TTSEngine = TTSEngine
+sys.modules["light_tts.engine"] = module
+from light_tts.server.api_server import run
+try:
+    sys.exit(run(Settings(server=ServerSettings(port={port}, drain_timeout_s={drain_s}))))
+except LightTTSError as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def child(*, load_s=0.0, chunks=10, drain_s=10.0, is_broken=False):
+    port = free_port()
+    code = CHILD.format(load_s=load_s, chunks=chunks, port=port, drain_s=drain_s, is_broken=is_broken)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_status(url, status, timeout_s=20):
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(url).status_code == status:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"{url} never answered {status}")
+
+
+def test_it_answers_while_loading_and_exits_with_0_when_told_to_stop():
+    with child(load_s=1.5) as (process, url):
+        wait_for_status(url + "/readiness", 503)
+        assert httpx2.post(url + "/v1/audio/speech", json={"input": "a"}).json()["error"]["code"] == "not_ready"
+        wait_for_status(url + "/readiness", 200)
+        process.send_signal(signal.SIGTERM)
+        output, log = process.communicate(timeout=15)
+    assert process.returncode == 0, log
+    assert "engine closed" in output
+    assert "ready on http://127.0.0.1" in log
+
+
+def test_a_running_request_is_finished_before_the_exit():
+    with child() as (process, url):
+        wait_for_status(url + "/readiness", 200)
+        threading.Timer(0.4, process.send_signal, [signal.SIGTERM]).start()
+        answer = httpx2.post(url + "/inference_zero_shot", data={"tts_text": "a", "stream": "true"})
+        assert len(answer.content) == 2 * 48_000
+        _, log = process.communicate(timeout=15)
+    assert process.returncode == 0
+    assert log.count("request done") == 1
+    assert "finish=stop" in log
+
+
+def test_the_drain_has_a_limit():
+    with child(drain_s=0.1, chunks=50) as (process, url):
+        wait_for_status(url + "/readiness", 200)
+        threading.Timer(0.4, process.send_signal, [signal.SIGTERM]).start()
+        with pytest.raises(httpx2.TransportError):
+            httpx2.post(url + "/inference_zero_shot", data={"tts_text": "a", "stream": "true"})
+        process.communicate(timeout=15)
+    assert process.returncode == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server_with_its_sentence():
+    with child(is_broken=True) as (process, _):
+        _, log = process.communicate(timeout=15)
+    assert process.returncode == 1
+    assert log.strip().endswith("CheckpointError: model.pt is missing.")
+    assert "Traceback" not in log
+
+
+def test_a_taken_port_is_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"Cannot listen on 127.0.0.1:{port}: Address already in use"):
+            listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="cannot be resolved"):
+        listen("no.such.host.invalid", 8080)
+
+
+def test_what_the_requests_own_line_says_is_not_logged_twice():
+    def entry(message, error=None):
+        exc_info = (type(error), error, None) if error else None
+        return logging.LogRecord("uvicorn.error", logging.INFO, "f", 1, message, (), exc_info)
+
+    assert not _is_news(entry("Exception in ASGI application\n", BrokenAnswer("cut")))
+    assert not _is_news(entry('%s - "WebSocket %s" [accepted]'))
+    assert not _is_news(entry("connection open"))
+    assert _is_news(entry("Exception in ASGI application\n", ValueError("bug")))
+    assert _is_news(entry("Shutting down"))
