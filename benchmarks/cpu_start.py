@@ -1,6 +1,6 @@
 """Cold start of the command line: seconds from `light-tts say` to its first byte of audio, and the memory it takes.
 
-    python benchmarks/cpu_start.py --repeats 3 -o benchmarks/results/cpu-start.json
+python benchmarks/cpu_start.py --repeats 3 -o benchmarks/results/cpu-start.json
 """
 
 from __future__ import annotations
@@ -36,12 +36,19 @@ def main() -> None:
             rest = process.stdout.read()
         total_s = time.perf_counter() - start_s
         audio_s = (len(first) + len(rest)) / 48000
-        runs.append({"first_audio_s": round(first_audio_s, 2), "total_s": round(total_s, 2), "audio_s": round(audio_s, 2)})
+        runs.append(
+            {"first_audio_s": round(first_audio_s, 2), "total_s": round(total_s, 2), "audio_s": round(audio_s, 2)}
+        )
         print(runs[-1])
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"peak memory {peak_mb:.0f} MB")
     if arguments.output:
-        report = {"command": " ".join(command), "machine": describe_machine(), "runs": runs, "peak_memory_mb": round(peak_mb)}
+        report = {
+            "command": " ".join(command),
+            "machine": describe_machine(),
+            "runs": runs,
+            "peak_memory_mb": round(peak_mb),
+        }
         Path(arguments.output).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -1,9 +1,9 @@
 """First figures of a full-size checkpoint: load time, decode steps, first audio, RTF, offline speed, several streams.
 
-    light-tts verify --make-random /tmp/random2 --family cosyvoice2
-    python benchmarks/gpu_first_figures.py --model-dir /tmp/random2 --voice random -o benchmarks/results/gpu-first-cosyvoice2.json
+    light-tts verify --make-random /tmp/random --family cosyvoice2
+    python benchmarks/gpu_first_figures.py --model-dir /tmp/random --voice random -o benchmarks/results/gpu-first.json
 
-Random weights serve: speed does not depend on values. Their speech never ends by itself, so the text's length limit does.
+Random weights serve: speed does not depend on values. Their speech ends at the length limit of the text.
 """
 
 from __future__ import annotations

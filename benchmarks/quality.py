@@ -39,13 +39,11 @@ def main() -> None:
     with TTSEngine.load(Settings()) as engine:
         engine.warm_up()
         for seed in arguments.seeds:
-            for stream in ([True, False] if arguments.both else [arguments.stream]):
+            for stream in [True, False] if arguments.both else [arguments.stream]:
                 run = _measure(engine, recogniser, rows[:: arguments.every], seed, stream, arguments.kind)
                 print(json.dumps({key: value for key, value in run.items() if key != "sentences"}))
                 runs.append(run)
-    mean = {
-        language: float(np.mean([run["per"][language] for run in runs])) for language in runs[0]["per"]
-    }
+    mean = {language: float(np.mean([run["per"][language] for run in runs])) for language in runs[0]["per"]}
     print("mean", {language: f"{value:.1%}" for language, value in mean.items()})
     if arguments.output:
         report = {"command": " ".join(sys.argv), "machine": describe_machine(), "mean_per": mean, "runs": runs}

@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from light_tts.acoustic.decoder import AcousticDecoder, AcousticJob
+from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder
+from light_tts.acoustic.run import AcousticJob
 from light_tts.acoustic.vocoder import Vocoder
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
@@ -29,7 +30,7 @@ from light_tts.frontend.frontend import Frontend
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.narration import Narration, SpeechSource
-from light_tts.placement import Placement, place
+from light_tts.placement import Placement, automatic_cpu_threads, place
 from light_tts.settings import Settings
 from light_tts.text_stream import TextAudioStream
 from light_tts.types import FinishReason, FlowPrompt, LLMPrompt, SynthesisRequest, TokenSink
@@ -37,7 +38,8 @@ from light_tts.types import FinishReason, FlowPrompt, LLMPrompt, SynthesisReques
 logger = logging.getLogger(__name__)
 
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
-WARM_UP_TEXT = "Hello, 你好。"
+# A digit in each language loads the number readers.
+WARM_UP_TEXTS = ("Hello 1.", "你好 1。")
 
 
 class TTSEngine:
@@ -75,8 +77,8 @@ class TTSEngine:
         Raises CheckpointError for a wrong or incomplete directory, ConfigError for a device that is not there.
         """
         placement = place(settings.model)
-        if settings.model.cpu_threads:
-            torch.set_num_threads(settings.model.cpu_threads)
+        if placement.device.type == "cpu":
+            torch.set_num_threads(settings.model.cpu_threads or automatic_cpu_threads())
         directory = ModelDirectory.open(Path(settings.model.model_dir or builtin_model_dir()))
         with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
             flow_net = pool.submit(directory.load_flow, dtype=placement.flow_dtype, device=placement.device)
@@ -86,7 +88,10 @@ class TTSEngine:
                 for style in directory.styles
             }
             frontend = Frontend.from_model_directory(
-                directory, settings.frontend, prompt_alignment=settings.acoustic.prompt_alignment
+                directory,
+                settings.frontend,
+                prompt_alignment=settings.acoustic.prompt_alignment,
+                first_hop_tokens=settings.acoustic.first_hop_tokens,
             )
             llms = {
                 style: SpeechTokenEngine(
@@ -153,8 +158,8 @@ class TTSEngine:
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first listener does not pay for lazy set-up."""
-        for stream in (True, False):
-            with self.submit(SynthesisRequest(WARM_UP_TEXT, stream=stream, seed=0)) as audio:
+        for stream, text in zip((True, False), WARM_UP_TEXTS, strict=True):
+            with self.submit(SynthesisRequest(text, stream=stream, seed=0)) as audio:
                 for _ in audio:
                     pass
 

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from light_tts.acoustic.decoder import AcousticDecoder, AcousticJob, AcousticRun
+from light_tts.acoustic.decoder import AcousticDecoder
+from light_tts.acoustic.run import AcousticJob, AcousticRun
 from light_tts.audio_stream import AudioStream
 from light_tts.errors import LightTTSError
 from light_tts.types import AudioChunk, FinishReason, TokenSink

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ def place(settings: ModelSettings) -> Placement:
     has_cuda = torch.cuda.is_available()
     if settings.device == "cuda" and not has_cuda:
         raise ConfigError(
-            "device 'cuda' was asked for, but torch sees no GPU here; use --device cpu or install a CUDA build of torch."
+            "device 'cuda' was asked for, but torch sees no GPU; use --device cpu or install its CUDA build."
         )
     device = torch.device("cuda" if settings.device != "cpu" and has_cuda else "cpu")
     if device.type == "cpu":
@@ -53,6 +54,11 @@ def place(settings: ModelSettings) -> Placement:
         vocoder_dtype=_resolve("vocoder_dtype", settings.vocoder_dtype, torch.float32, device),
         reason=reason,
     )
+
+
+def automatic_cpu_threads() -> int:
+    """Two threads of ours compute at once, the language model's and the acoustic one: each gets half of the cores."""
+    return max(1, min(8, (os.cpu_count() or 2) // 2))
 
 
 def _resolve(name: str, wanted: DType, automatic: torch.dtype, device: torch.device) -> torch.dtype:

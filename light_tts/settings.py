@@ -32,7 +32,9 @@ class ModelSettings:
         "auto", "precision of the flow; auto: float32 on CPU, bfloat16 matrices on Ampere and newer"
     )
     vocoder_dtype: DType = setting("auto", "precision of the vocoder; auto: float32 everywhere")
-    cpu_threads: int = setting(0, "threads of one matrix operation on CPU; 0: let torch decide", ge=0, le=1024)
+    cpu_threads: int = setting(
+        0, "threads of one matrix operation on CPU; 0: half of the cores, at most 8", ge=0, le=1024
+    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,12 @@ class AcousticSettings:
     """Speech tokens to waveform."""
 
     flow_steps: int = setting(10, "Euler steps of the flow; below 4 quality suffers", ge=1, le=50)
-    first_hop_tokens: int = setting(25, "speech tokens of the first streamed chunk, on the grid of 25", ge=5, le=100)
+    first_hop_tokens: int = setting(
+        22,
+        "speech tokens of the first streamed chunk; voices are aligned to it, 22 fits the flow's lookahead best",
+        ge=8,
+        le=100,
+    )
     max_hop_tokens: int = setting(100, "largest streamed chunk in speech tokens", ge=25, le=1000)
     max_batch: int = setting(16, "most streams joined in one flow or vocoder call", ge=1, le=64)
     prompt_alignment: Literal["aligned", "exact"] = setting(

@@ -23,9 +23,7 @@ TEXT = "Your order is on its way."
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TTSEngine]:
     voices = tmp_path_factory.mktemp("voices")
-    settings = Settings(
-        frontend=FrontendSettings(voices_dir=voices), engine=EngineSettings(max_concurrent_requests=8)
-    )
+    settings = Settings(frontend=FrontendSettings(voices_dir=voices), engine=EngineSettings(max_concurrent_requests=8))
     with TTSEngine.load(settings) as loaded:
         yield loaded
 
@@ -78,7 +76,7 @@ def test_a_request_sounds_the_same_in_a_crowd(engine: TTSEngine) -> None:
     np.testing.assert_allclose(crowd, alone, atol=1e-2)
 
 
-@pytest.mark.parametrize("language, text", [("en", "Hello."), ("zh", "您好。")])
+@pytest.mark.parametrize(("language", "text"), [("en", "Hello."), ("zh", "您好。")])
 def test_without_a_voice_the_texts_language_chooses(engine: TTSEngine, language: str, text: str) -> None:
     chosen = engine.voices.default_for(text)
     assert chosen.startswith(language)

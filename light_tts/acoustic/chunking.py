@@ -48,8 +48,18 @@ class HopPlan:
     or `offline`.
     """
 
-    def __init__(self, hop_sizes: Iterator[int], lookahead_tokens: int, *, full_final_mask: bool) -> None:
+    def __init__(
+        self,
+        hop_sizes: Iterator[int],
+        lookahead_tokens: int,
+        *,
+        full_final_mask: bool,
+        chunk_tokens: int = 1,
+        max_hop_tokens: int = 0,
+    ) -> None:
         self._hop_sizes = hop_sizes
+        self._chunk_tokens = chunk_tokens
+        self._max_hop_tokens = max_hop_tokens
         self._hop_tokens = next(hop_sizes, None)  # None: nothing but the final hop is left
         self._lookahead_tokens = lookahead_tokens
         self._full_final_mask = full_final_mask
@@ -90,7 +100,13 @@ class HopPlan:
         sizes = (chunk_tokens, first_hop_tokens, max_hop_tokens, growth)
         _require(min(sizes) >= 1, f"chunk, first hop, largest hop and growth must be at least 1, got {sizes}")
         hop_sizes = _hop_sizes(prompt_tokens, *sizes)
-        return cls(hop_sizes, lookahead_tokens, full_final_mask=final_full_mask)
+        return cls(
+            hop_sizes,
+            lookahead_tokens,
+            full_final_mask=final_full_mask,
+            chunk_tokens=chunk_tokens,
+            max_hop_tokens=max_hop_tokens,
+        )
 
     @property
     def offset_tokens(self) -> int:
@@ -112,19 +128,28 @@ class HopPlan:
         needed = self.tokens_needed
         return not self._is_finished and (ended or (needed is not None and available_tokens >= needed))
 
-    def next_hop(self, available_tokens: int, ended: bool) -> Hop | None:
+    def next_hop(self, available_tokens: int, ended: bool, *, largest: bool = False) -> Hop | None:
         """The hop that can run now, or None when more tokens are needed or the utterance is finished.
 
         available_tokens:  tokens of the utterance so far, from its beginning.
         ended:             no more will come. The final hop always comes, even when no token is left for it.
+        largest:           take as many whole chunks as are there, up to the largest hop, instead of the planned size.
         """
         if not self.is_due(available_tokens, ended=ended):
             return None
         needed, offset = self.tokens_needed, self._offset_tokens
         if needed is not None and self._hop_tokens is not None and available_tokens >= needed:
-            return Hop(needed, offset, self._hop_tokens, is_final=False, full_mask=False)
+            extra = 0
+            if largest:
+                room = min(available_tokens - needed, self._max_hop_tokens - self._hop_tokens)
+                extra = max(0, room // self._chunk_tokens * self._chunk_tokens)
+            return Hop(needed + extra, offset, self._hop_tokens + extra, is_final=False, full_mask=False)
         rest = available_tokens - offset
         return Hop(available_tokens, offset, rest, is_final=True, full_mask=self._full_final_mask)
+
+    def can_grow(self, hop: Hop) -> bool:
+        """True when waiting for tokens could make this hop larger."""
+        return not hop.is_final and hop.hop_tokens + self._chunk_tokens <= self._max_hop_tokens
 
     def advance(self, hop: Hop) -> None:
         """Take note that this hop has run."""

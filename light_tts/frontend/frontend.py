@@ -78,8 +78,10 @@ class Frontend:
     normalizer:             None makes the one for serving from the settings.
     default_prompt_prefix:  system sentence and end-of-prompt tag, put where a prompt lacks them; empty: none needed.
     needs_end_of_prompt:    True when every prompt must hold the end-of-prompt tag.
-    prompt_alignment:       "aligned" cuts the flow prompt from the front to the chunk grid, "exact" keeps it whole.
+    prompt_alignment:       "aligned" cuts the flow prompt from the front, so that the first hop ends on the chunk grid;
+                            "exact" keeps it whole.
     chunk_tokens:           speech tokens of one chunk of the grid.
+    first_hop_tokens:       the first hop of a stream.
     num_codes:              number of speech codes; voices with others belong to another model.
     """
 
@@ -95,6 +97,7 @@ class Frontend:
         needs_end_of_prompt: bool = False,
         prompt_alignment: PromptAlignment = "aligned",
         chunk_tokens: int = 25,
+        first_hop_tokens: int = 25,
         num_codes: int = 6561,
     ) -> None:
         self.tokenizer = tokenizer
@@ -105,11 +108,17 @@ class Frontend:
         self._default_prefix = default_prompt_prefix if needs_end_of_prompt else ""
         self._alignment = prompt_alignment
         self._chunk_tokens = chunk_tokens
+        self._remainder_tokens = -first_hop_tokens % chunk_tokens
         self._num_codes = num_codes
 
     @classmethod
     def from_model_directory(
-        cls, directory: ModelDirectory, settings: FrontendSettings, *, prompt_alignment: PromptAlignment = "aligned"
+        cls,
+        directory: ModelDirectory,
+        settings: FrontendSettings,
+        *,
+        prompt_alignment: PromptAlignment = "aligned",
+        first_hop_tokens: int = 25,
     ) -> Frontend:
         """Assemble everything from an opened model directory. Raises CheckpointError for files that do not fit."""
         extractor: Extractor = NoExtractor()
@@ -134,6 +143,7 @@ class Frontend:
             needs_end_of_prompt=directory.family.needs_end_of_prompt,
             prompt_alignment=prompt_alignment,
             chunk_tokens=directory.chunk_tokens,
+            first_hop_tokens=first_hop_tokens,
             num_codes=directory.values.num_codes,
         )
 
@@ -185,8 +195,8 @@ class Frontend:
         tokens, mel = voice.tokens, voice.mel
         if mode is Mode.PRESET:
             tokens, mel = tokens[:0], mel[:0]
-        surplus = tokens.shape[0] % self._chunk_tokens
-        if self._alignment == "aligned" and tokens.shape[0] >= self._chunk_tokens:
+        surplus = (tokens.shape[0] - self._remainder_tokens) % self._chunk_tokens
+        if self._alignment == "aligned" and tokens.shape[0] - surplus >= self._chunk_tokens:
             tokens, mel = tokens[surplus:], mel[FRAMES_PER_TOKEN * surplus :]
         content = hashlib.sha256()
         for values in (tokens, mel, voice.speaker):

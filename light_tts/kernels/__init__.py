@@ -1,0 +1,1 @@
+"""GPU kernels, each beside the plain torch version it must agree with."""

@@ -53,7 +53,7 @@ class ModelRunner:
         # Decoding is a chain of short steps that listeners wait for; bigger work of other threads gives way to it.
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
-            self._stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(self._device, priority=-1)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def run(self, chunks: list[Chunk]) -> list[SampledToken]:

@@ -5,8 +5,10 @@ Knows nothing of sequences or sampling; `model_runner.py` says which rows and pa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,7 +66,7 @@ class PagedKVCache:
         self.block_tokens = block_tokens
         self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
         width = 2 * num_kv_heads * head_dim
-        self._by_page = torch.zeros(num_layers, num_blocks, block_tokens * width, dtype=dtype, device=device)
+        self._by_page = _zeros((num_layers, num_blocks, block_tokens * width), dtype, device)
         self._by_slot = self._by_page.view(num_layers, num_blocks * block_tokens, width)
         # Indexing by layer in every call would cost as much as the copy itself on a CPU.
         self._pages_of, self._slots_of = list(self._by_page), list(self._by_slot)
@@ -82,6 +84,14 @@ class PagedKVCache:
     def scrub(self, blocks: list[int]) -> None:
         """Set pages to zero, so that nothing which is not finite outlives its sequence."""
         self._by_page[:, torch.tensor(blocks, dtype=torch.int64, device=self._by_page.device)] = 0
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that cost no memory before they are written: torch fills a CPU tensor page by page, numpy maps it."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
 
 
 class PagedAttention:

@@ -20,7 +20,7 @@ class SpeechIds:
     speech_row0:         joint-table row of speech code 0.
     end_of_prompt:       text id of the end-of-prompt tag.
     needs_end_of_prompt: True when the model was trained with that tag in every prompt.
-    silent_codes:        codes of silence or breath whose long runs are dropped (spec: llm, section 7); empty: no filter.
+    silent_codes:        codes of silence or breath whose long runs are dropped (spec: llm, section 7); may be empty.
     """
 
     num_codes: int

@@ -1,0 +1,1 @@
+"""Settings for known machines and purposes, as data."""

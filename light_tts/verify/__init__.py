@@ -1,0 +1,1 @@
+"""Golden data against our modules, one row per tensor or case."""

@@ -1,0 +1,1 @@
+"""The networks: torch only, knowing nothing of serving."""

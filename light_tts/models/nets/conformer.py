@@ -52,6 +52,7 @@ class RelativeAttention(nn.Module):
     """Multi-head attention with learned scores of the distance between query and key."""
 
     qkv: Dense
+    linear_out: nn.Module
     table: Tensor
 
     def __init__(self, width: int, heads: int, layer: int) -> None:

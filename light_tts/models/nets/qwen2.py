@@ -217,7 +217,8 @@ def rotate_(heads: Tensor, rotation: Tensor) -> None:
 
 def _pairs_to_neighbours(tensor: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of each head from (first halves, second halves) to neighbours."""
-    return tensor.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(tensor.shape)
+    halves: Tensor = tensor.unflatten(0, (-1, 2, head_dim // 2))
+    return halves.transpose(1, 2).reshape(tensor.shape)
 
 
 def _parameter(*shape: int) -> nn.Parameter:

@@ -174,7 +174,7 @@ class UNet(nn.Module):
     def condition_time(self, times: Tensor) -> Tensor:
         """[n] -> [n, resnets, C] float32: what each resnet adds at these times."""
         vector = mish(self.time_mlp(sinusoid(times, self.in_channels)))
-        resnets = [stage[0] for stage in (*self.down_blocks, *self.mid_blocks, *self.up_blocks)]  # type: ignore[index]
+        resnets = [stage[0] for stage in (*self.down_blocks, *self.mid_blocks, *self.up_blocks)]
         return torch.stack([resnet.mlp[1](vector) for resnet in resnets], dim=1)
 
     @staticmethod
