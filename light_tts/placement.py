@@ -37,6 +37,9 @@ def place(settings: ModelSettings) -> Placement:
             "device 'cuda' was asked for, but torch sees no GPU; use --device cpu or install its CUDA build."
         )
     device = torch.device("cuda" if settings.device != "cpu" and has_cuda else "cpu")
+    if device.type == "cuda":
+        # cuDNN's attention plans anew for every length it has not met, and lengths grow with every token.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if device.type == "cpu":
         half, reason = torch.float32, "float32 (CPU)"
     elif torch.cuda.get_device_capability(device) >= (8, 0):

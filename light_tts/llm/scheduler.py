@@ -100,6 +100,10 @@ class Scheduler:
             if not self._admit(sequence):
                 break
             budget -= self._plan(chunks, sequence, min(sequence.num_pending, budget))
+        if not chunks and self.running and self.waiting:
+            # Whoever runs needs pages that an older, waiting sequence holds, which waits for a place in turn.
+            self._preempt(max(self.running, key=_arrival))
+            return self.schedule()
         return chunks
 
     def commit(self, chunks: list[Chunk]) -> None:

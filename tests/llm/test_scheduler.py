@@ -236,3 +236,23 @@ def test_the_last_row_is_always_computed_anew():
             pass
     second = world.everyone[1]
     assert second.num_computed == second.num_rows - 1
+
+
+def test_an_old_waiting_sequence_and_a_young_running_one_do_not_block_each_other():
+    """Pages of one were needed by the other, whose place was needed by the first: nothing ever moved again."""
+    world = World(num_blocks=16, max_running=1, budget_rows=64, prefix_cache=False)
+    old = bi_stream(0, 12, 0)  # 12 rows of prompt text, then waits for its own
+    world.add(old)
+    while world.step():
+        pass
+    young = one_way(1, 4, 4, 54)  # 64 rows at its end: more pages than the old one leaves
+    world.add(young)
+    world.step()
+    old.layout.append([5] * 10)
+    old.layout.finish()
+    world.scheduler.wake(old)
+    assert old.state is SequenceState.WAITING
+    assert old.blocks
+    for _ in range(200):
+        world.step()
+    assert {sequence.arrival for sequence in world.done} == {0, 1}

@@ -91,6 +91,9 @@ class RelativeAttention(nn.Module):
             (self.heads * steps * distances, steps * distances, distances - 1, 1),
             storage_offset=steps - 1,
         )
+        if bias.is_cuda:
+            # The fused attention kernels read the bias in aligned vectors, which this view is not.
+            bias = bias.contiguous()
         return cast(Tensor, self.linear_out(context.attend(self.layer, qkv, self.heads, bias)))
 
     def _positions(self, steps: int, keys: int) -> Tensor:

@@ -1,0 +1,159 @@
+"""Cost of each stage of a full-size checkpoint on its own: decode step, first and later flow hops, vocoder.
+
+    python benchmarks/gpu_stages.py --model-dir /tmp/random -o benchmarks/results/gpu-stages.json
+
+Times are medians in milliseconds, host and device together, with the device synchronised before and after each call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+
+from machine import describe_machine  # noqa: E402
+
+from light_tts.acoustic.flow import FlowDecoder, FlowHop  # noqa: E402
+from light_tts.acoustic.vocoder import Vocoder, VocoderJob  # noqa: E402
+from light_tts.llm.engine import SpeechTokenEngine  # noqa: E402
+from light_tts.models.model_dir import ModelDirectory  # noqa: E402
+from light_tts.placement import place  # noqa: E402
+from light_tts.settings import LLMSettings, ModelSettings  # noqa: E402
+from light_tts.types import FlowPrompt, LLMPrompt  # noqa: E402
+
+PROMPT_TOKENS = 78  # 3.1 s, aligned to a first hop of 22
+
+
+class Quiet:
+    """A token sink that drops everything."""
+
+    def put(self, tokens: Any) -> None: ...
+
+    def end(self, reason: Any) -> None: ...
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+def median_ms(call: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        _sync()
+        start_s = time.perf_counter()
+        call()
+        _sync()
+        times.append((time.perf_counter() - start_s) * 1000.0)
+    return round(float(np.median(times)), 2)
+
+
+def _sync() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure_llm(
+    directory: ModelDirectory, batches: list[int], device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    lm = directory.load_llm(dtype=dtype, device=device)
+    tags = (lm.ids.end_of_prompt,) if lm.ids.needs_end_of_prompt else ()
+    result = {}
+    for batch in batches:
+        engine = SpeechTokenEngine(
+            lm, sampling=directory.sampling, settings=LLMSettings(max_running=512), mix_ratio=directory.mix_ratio
+        )
+        for seed in range(batch):
+            engine.submit(LLMPrompt((*tags, *((5,) * 15)), (7,) * 40, (9,) * PROMPT_TOKENS, 40), Quiet(), seed=seed)
+        while engine.stats().running < batch or engine.stats().steps < 10:
+            engine.step()
+        result[f"decode_step_batch_{batch}"] = median_ms(engine.step, 30)
+        del engine
+    return result
+
+
+def measure_flow(
+    directory: ModelDirectory, batches: list[int], device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    net = directory.load_flow(dtype=dtype, device=device)
+    prompt = FlowPrompt(
+        "p", torch.randint(0, 6561, (PROMPT_TOKENS,)), torch.randn(2 * PROMPT_TOKENS, 80) - 5, torch.randn(192)
+    )
+    tokens = torch.randint(0, 6561, (300,))
+    result = {}
+    for batch in batches:
+        decoder = FlowDecoder(net, prompt_cache_bytes=8 << 30, stream_cache_bytes=0)
+        calls = {
+            "first_hop_22_tokens": partial(_hop, decoder, prompt, tokens[:25], 0, batch),
+            "hop_22_to_122_tokens": partial(_hop, decoder, prompt, tokens[:125], 22, batch),
+            "offline_150_tokens": partial(_offline, decoder, prompt, tokens[:150], batch),
+        }
+        for name, call in calls.items():
+            call()
+            result[f"{name}_batch_{batch}"] = median_ms(call, 5)
+    return result
+
+
+def _hop(decoder: FlowDecoder, prompt: FlowPrompt, tokens: torch.Tensor, offset: int, batch: int) -> None:
+    streams = [decoder.open(prompt) for _ in range(batch)]
+    decoder.decode([FlowHop(stream, tokens, offset, is_final=False) for stream in streams])
+    for stream in streams:
+        stream.close()
+
+
+def _offline(decoder: FlowDecoder, prompt: FlowPrompt, tokens: torch.Tensor, batch: int) -> object:
+    streams = [decoder.open(prompt, stream=False) for _ in range(batch)]
+    return decoder.decode([FlowHop(stream, tokens, 0, is_final=True, full_mask=True) for stream in streams])
+
+
+def measure_vocoder(
+    directory: ModelDirectory, batches: list[int], device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    vocoder = Vocoder(directory.load_vocoder(dtype=dtype, device=device))
+    result = {}
+    for batch in batches:
+        for frames in (50, 300):
+            mels = [torch.randn(80, frames, device=device) - 5 for _ in range(batch)]
+
+            def speak(pieces: list[torch.Tensor] = mels) -> object:
+                return vocoder.decode(
+                    [VocoderJob(vocoder.open(seed), (mel,), is_final=True) for seed, mel in enumerate(pieces)]
+                )
+
+            speak()
+            result[f"{frames}_frames_batch_{batch}"] = median_ms(speak, 5)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model-dir", type=Path, required=True)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("-o", "--output")
+    arguments = parser.parse_args()
+    directory = ModelDirectory.open(arguments.model_dir)
+    where = place(ModelSettings(device=arguments.device))
+    with torch.inference_mode():
+        report = {
+            "command": " ".join(sys.argv),
+            "machine": describe_machine(),
+            "dtypes": where.describe(),
+            "llm_ms": measure_llm(directory, [1, 8, 64, 256], where.device, where.llm_dtype),
+            "flow_ms": measure_flow(directory, [1, 8, 32], where.device, where.flow_dtype),
+            "vocoder_ms": measure_vocoder(directory, [1, 8, 32], where.device, where.vocoder_dtype),
+        }
+    print(json.dumps({key: value for key, value in report.items() if key.endswith("_ms")}, indent=1))
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
