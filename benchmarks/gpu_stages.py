@@ -65,19 +65,36 @@ def measure_llm(
     directory: ModelDirectory, batches: list[int], device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
     lm = directory.load_llm(dtype=dtype, device=device)
-    tags = (lm.ids.end_of_prompt,) if lm.ids.needs_end_of_prompt else ()
     result = {}
-    for batch in batches:
-        engine = SpeechTokenEngine(
-            lm, sampling=directory.sampling, settings=LLMSettings(max_running=512), mix_ratio=directory.mix_ratio
-        )
-        for seed in range(batch):
-            engine.submit(LLMPrompt((*tags, *((5,) * 15)), (7,) * 40, (9,) * PROMPT_TOKENS, 40), Quiet(), seed=seed)
-        while engine.stats().running < batch or engine.stats().steps < 10:
-            engine.step()
-        result[f"decode_step_batch_{batch}"] = median_ms(engine.step, 30)
+    for name, disable_cudagraph in (("", False), ("_without_graphs", True)):
+        start_s = time.perf_counter()
+        settings = LLMSettings(max_running=512, graph_max_batch_size=256, disable_cudagraph=disable_cudagraph)
+        engine = SpeechTokenEngine(lm, sampling=directory.sampling, settings=settings, mix_ratio=directory.mix_ratio)
+        engine.capture()
+        _sync()
+        if not disable_cudagraph:
+            result["record_graphs"] = round((time.perf_counter() - start_s) * 1000.0)
+        for batch in batches:
+            result[f"decode_step{name}_batch_{batch}"] = _decode_step_ms(engine, batch)
         del engine
     return result
+
+
+def _decode_step_ms(engine: SpeechTokenEngine, batch: int) -> float:
+    lm = engine._lm
+    tags = (lm.ids.end_of_prompt,) if lm.ids.needs_end_of_prompt else ()
+    prompt = LLMPrompt((*tags, *((5,) * 15)), (7,) * 40, (9,) * PROMPT_TOKENS, 40)
+    runs = [engine.submit(prompt, Quiet(), seed=seed) for seed in range(batch)]
+    while engine.stats().running < batch:
+        engine.step()
+    for _ in range(10):
+        engine.step()
+    step_ms = median_ms(engine.step, 30)
+    assert engine.stats().running == batch, "a run ended while it was measured"
+    for run in runs:
+        run.abort()
+    engine.step()
+    return step_ms
 
 
 def measure_flow(
@@ -137,19 +154,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--stages", nargs="+", choices=["llm", "flow", "vocoder"], default=["llm", "flow", "vocoder"])
     parser.add_argument("-o", "--output")
     arguments = parser.parse_args()
     directory = ModelDirectory.open(arguments.model_dir)
     where = place(ModelSettings(device=arguments.device))
+    stages = {
+        "llm": partial(measure_llm, directory, [1, 8, 64, 256], where.device, where.llm_dtype),
+        "flow": partial(measure_flow, directory, [1, 8, 32], where.device, where.flow_dtype),
+        "vocoder": partial(measure_vocoder, directory, [1, 8, 32], where.device, where.vocoder_dtype),
+    }
+    report: dict[str, Any] = {
+        "command": " ".join(sys.argv),
+        "machine": describe_machine(),
+        "dtypes": where.describe(),
+    }
     with torch.inference_mode():
-        report = {
-            "command": " ".join(sys.argv),
-            "machine": describe_machine(),
-            "dtypes": where.describe(),
-            "llm_ms": measure_llm(directory, [1, 8, 64, 256], where.device, where.llm_dtype),
-            "flow_ms": measure_flow(directory, [1, 8, 32], where.device, where.flow_dtype),
-            "vocoder_ms": measure_vocoder(directory, [1, 8, 32], where.device, where.vocoder_dtype),
-        }
+        report |= {f"{name}_ms": stages[name]() for name in arguments.stages}
     print(json.dumps({key: value for key, value in report.items() if key.endswith("_ms")}, indent=1))
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(report, indent=1) + "\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from light_tts.errors import BadAudio, Unsupported
+from light_tts.errors import BadAudio, UndecodableAudio, Unsupported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ def decode(data: bytes, limits: AudioLimits | None = None) -> tuple[NDArray[np.f
     """
     limits = limits or AudioLimits()
     if not data:
-        raise BadAudio("The reference audio is empty; send a recording of 3 to 10 seconds.", "audio")
+        raise UndecodableAudio("The reference audio is empty; send a recording of 3 to 10 seconds.", "audio")
     if len(data) > limits.max_bytes:
         raise BadAudio(
             f"The reference audio has {len(data) / 1e6:.1f} MB; at most {limits.max_bytes / 1e6:.0f} MB are accepted.",
@@ -60,7 +60,7 @@ def decode(data: bytes, limits: AudioLimits | None = None) -> tuple[NDArray[np.f
         with av.open(io.BytesIO(data), mode="r", options=_open_options()) as container:
             return _decode_container(container, limits)
     except (av.FFmpegError, ValueError, OSError, EOFError) as error:
-        raise BadAudio(
+        raise UndecodableAudio(
             f"The reference audio cannot be decoded ({_reason(error)}); "
             "send a complete wav, mp3, flac, ogg, m4a, aac or webm file.",
             "audio",
@@ -102,7 +102,7 @@ def _open_options() -> dict[str, str]:
 
 def _decode_container(container: Any, limits: AudioLimits) -> tuple[NDArray[np.float32], int]:
     if not container.streams.audio:
-        raise BadAudio("The file has no audio track; send a recording.", "audio")
+        raise UndecodableAudio("The file has no audio track; send a recording.", "audio")
     stream = container.streams.audio[0]
     claimed_s = _claimed_s(container, stream)
     blocks: list[NDArray[np.float32]] = []
@@ -120,7 +120,7 @@ def _decode_container(container: Any, limits: AudioLimits) -> tuple[NDArray[np.f
                 f"The reference audio is longer than {limits.max_s:g} s; cut it to the best 3 to 10 seconds.", "audio"
             )
     if not num_samples:
-        raise BadAudio("The file has an audio track without any sound in it; send a complete recording.", "audio")
+        raise UndecodableAudio("The file has an audio track without sound in it; send a complete recording.", "audio")
     decoded_s = num_samples / rate_hz
     if claimed_s is not None and claimed_s > 1.05 * decoded_s + 0.25:
         raise BadAudio(

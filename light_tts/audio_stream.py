@@ -16,7 +16,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from light_tts.errors import DeadlineExceeded, LightTTSError
-from light_tts.types import SAMPLE_RATE_HZ, AudioChunk, RequestStats
+from light_tts.trace import RequestTrace
+from light_tts.types import SAMPLE_RATE_HZ, AudioChunk, FinishReason, RequestStats
 
 T = TypeVar("T")
 
@@ -72,8 +73,8 @@ def _loop_setter(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Calla
 class AudioStream:
     """Iterate it (`for` or `async for`) to get AudioChunk after AudioChunk; errors of the request are raised there.
 
-    Leaving a `with` / `async with` block cancels what is still running. `on_cancel` and `on_read` are the engine's:
-    stop the work; room for more chunks.
+    Leaving a `with` / `async with` block cancels what is still running. `on_cancel`, `on_read` and `on_drained` are the
+    engine's: stop the work; room for more chunks; nothing will be read any more. `trace` is None unless one is made.
     """
 
     def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int) -> None:
@@ -82,12 +83,15 @@ class AudioStream:
         self.created_s = time.monotonic()
         self.on_cancel: Callable[[], None] | None = None
         self.on_read: Callable[[], None] | None = None
+        self.on_drained: Callable[[], None] | None = None
+        self.trace: RequestTrace | None = None
         self._timeout_s = timeout_s
         self._max_pending_chunks = max_pending_chunks
         self._mailbox: Mailbox[AudioChunk | LightTTSError] = Mailbox()
         self._lock = threading.Lock()
         self._finished = False  # the writer's side has ended
         self._drained = False  # the reader has seen the end
+        self._is_left = False  # the reader was told of, or gave up
 
     # the engine's side
 
@@ -101,17 +105,36 @@ class AudioStream:
         """False while a slow reader has too many chunks waiting."""
         return len(self._mailbox) < self._max_pending_chunks
 
+    @property
+    def deadline_s(self) -> float:
+        """When its time is over, of `time.monotonic`."""
+        return self.created_s + self._timeout_s
+
+    def end(self, reason: FinishReason) -> None:
+        """All audio has been put; ignored after the end."""
+        self._put(AudioChunk(np.zeros(0, np.float32), is_last=True), str(reason))
+
+    def deadline_error(self) -> DeadlineExceeded:
+        """What to fail with when its time is over."""
+        return DeadlineExceeded(f"The request took longer than {self._timeout_s:g} s and was ended.")
+
     def put(self, chunk: AudioChunk) -> None:
         """Hand a chunk to the reader; ignored after the end."""
+        self._put(chunk, None)
+
+    def _put(self, chunk: AudioChunk, finish: str | None) -> None:
         with self._lock:
             if self._finished:
                 return
+            if finish is not None:
+                self.stats.finish = finish
             now_ms = (time.monotonic() - self.created_s) * 1000.0
             if chunk.samples.size:
                 if self.stats.first_chunk_ms is None:
                     self.stats.first_chunk_ms = now_ms
                 self.stats.chunks += 1
                 self.stats.audio_s += chunk.samples.size / SAMPLE_RATE_HZ
+                self._mark("ready", chunk)
             if chunk.is_last:
                 self._finished = True
                 self.stats.total_ms = now_ms
@@ -132,14 +155,14 @@ class AudioStream:
     def cancel(self) -> None:
         """Stop the work of this request. May be called at any time, from any thread, more than once."""
         with self._lock:
-            if self._finished:
-                return
-            self._finished = True
-            self.stats.total_ms = (time.monotonic() - self.created_s) * 1000.0
-            self.stats.finish = "abort"
-            self._mailbox.put(AudioChunk(np.zeros(0, np.float32), is_last=True))
-        if self.on_cancel is not None:
+            was_finished, self._finished = self._finished, True
+            if not was_finished:
+                self.stats.total_ms = (time.monotonic() - self.created_s) * 1000.0
+                self.stats.finish = "abort"
+                self._mailbox.put(AudioChunk(np.zeros(0, np.float32), is_last=True))
+        if not was_finished and self.on_cancel is not None:
             self.on_cancel()
+        self._leave()
 
     def __iter__(self) -> Iterator[AudioChunk]:
         while not self._drained:
@@ -174,18 +197,32 @@ class AudioStream:
         self.cancel()
 
     def _remaining_s(self) -> float:
-        return max(0.0, self.created_s + self._timeout_s - time.monotonic())
+        return max(0.0, self.deadline_s - time.monotonic())
 
     def _time_out(self) -> DeadlineExceeded:
         self._drained = True
         self.cancel()
-        return DeadlineExceeded(f"The request took longer than {self._timeout_s:g} s and was ended.")
+        return self.deadline_error()
+
+    def _leave(self) -> None:
+        with self._lock:
+            was_left, self._is_left = self._is_left, True
+        if not was_left and self.on_drained is not None:
+            self.on_drained()
+
+    def _mark(self, what: str, chunk: AudioChunk) -> None:
+        if self.trace is not None and chunk.samples.size:
+            self.trace.instant("audio", what, time.monotonic(), audio_s=chunk.samples.size / SAMPLE_RATE_HZ)
 
     def _opened(self, item: AudioChunk | LightTTSError) -> AudioChunk:
         if isinstance(item, LightTTSError):
             self._drained = True
+            self._leave()
             raise item
+        self._mark("sent", item)
         self._drained = item.is_last
         if self.on_read is not None:
             self.on_read()
+        if item.is_last:
+            self._leave()
         return item

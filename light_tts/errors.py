@@ -5,6 +5,7 @@ LightTTSError
 │   ├── EmptyText         nothing speakable in the text
 │   ├── TextTooLong
 │   ├── BadAudio          reference audio that cannot be used
+│   │   └── UndecodableAudio
 │   ├── UnknownVoice
 │   ├── UnknownModel
 │   └── Unsupported       asked for something this model or installation does not have
@@ -14,6 +15,7 @@ LightTTSError
 ├── CheckpointError       model directory or weight file wrong or incomplete
 ├── ConfigError           a setting with a bad value
 └── EngineFailure         our fault
+    └── StageLost         a thread of the engine died
 """
 
 from __future__ import annotations
@@ -51,6 +53,10 @@ class BadAudio(InvalidRequest):
     """The reference audio cannot be decoded or is too short, too long, or of too low a rate."""
 
     code = "BAD_AUDIO"
+
+
+class UndecodableAudio(BadAudio):
+    """The bytes are not a recording in any container that is read."""
 
 
 class UnknownVoice(InvalidRequest):
@@ -109,3 +115,7 @@ class EngineFailure(LightTTSError):
     """Something inside failed; the request ends, the server goes on."""
 
     code = "INFERENCE_FAILED"
+
+
+class StageLost(EngineFailure):
+    """A thread of the engine died with the request in it. A request that has sent nothing may be begun again."""

@@ -21,6 +21,8 @@ _LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _LENGTH_BUCKETS = (10, 20, 50, 100, 200, 500, 1000, 5000)
 _RTF_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
 _UNDERRUN_BUCKETS_S = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_STEP_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -72,7 +74,52 @@ class Metrics:
             buckets=_UNDERRUN_BUCKETS_S,
             registry=registry,
         )
+        self._declare_engine()
         self._create_series(synthesis_routes, routes)
+
+    def _declare_engine(self) -> None:
+        """What happens inside the engine: histograms are fed by its events, the others read when asked for."""
+        registry = self.registry
+        self.llm_step_s = Histogram(
+            "tts_llm_step_seconds", "One step of a language model.", buckets=_STEP_BUCKETS_S, registry=registry
+        )
+        self.llm_batch = Histogram(
+            "tts_llm_batch_size", "Sequences in one step.", buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self.flow_step_s = Histogram(
+            "tts_flow_step_seconds",
+            "One Euler step of a flow call, its encoder included.",
+            buckets=_STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.flow_batch = Histogram(
+            "tts_flow_batch_size", "Streams in one flow call.", buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self.vocoder_s = Histogram(
+            "tts_vocoder_seconds", "One vocoder call.", buckets=_STEP_BUCKETS_S, registry=registry
+        )
+        self.restarts = Counter("tts_engine_restarts", "Stages started again after they had died.", registry=registry)
+        self.retries = Counter(
+            "tts_requests_retried", "Requests begun again after their stage had died.", registry=registry
+        )
+        self.kv_blocks_used = Gauge("tts_kv_blocks_used", "Pages of the KV cache that are held.", registry=registry)
+        self.kv_blocks_total = Gauge("tts_kv_blocks_total", "Pages of the KV cache.", registry=registry)
+        self.voice_cache_entries = Gauge(
+            "tts_voice_cache_entries", "Reference recordings whose features are kept.", registry=registry
+        )
+        self.voice_cache_hits = Counter(
+            "tts_voice_cache_hits", "Reference recordings found among those kept.", registry=registry
+        )
+        self.voice_cache_misses = Counter(
+            "tts_voice_cache_misses", "Reference recordings that had to be read.", registry=registry
+        )
+        self.prompt_cache_entries = Gauge(
+            "tts_prompt_cache_entries", "Voices whose flow states are kept.", registry=registry
+        )
+        self.prompt_cache_bytes = Gauge("tts_prompt_cache_bytes", "Bytes of those states.", registry=registry)
+        self.gpu_memory_bytes = Gauge(
+            "lightllm_gpu_memory_usage_bytes", "Memory in use on the device.", ["gpu"], registry=registry
+        )
 
     def render(self) -> bytes:
         """The Prometheus text format, version 0.0.4."""

@@ -7,29 +7,21 @@ pool, the language model's thread and the decoder's thread; a lock guards the or
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from light_tts.acoustic.decoder import AcousticDecoder
-from light_tts.acoustic.run import AcousticJob, AcousticRun
+from light_tts.acoustic.run import AcousticJob, AcousticRun, PlaybackClock
 from light_tts.audio_stream import AudioStream
-from light_tts.errors import LightTTSError
-from light_tts.types import AudioChunk, FinishReason, TokenSink
+from light_tts.errors import EngineFailure, LightTTSError, StageLost
+from light_tts.speech_source import SpeechSource, StartSpeech
+from light_tts.types import TOKEN_RATE_HZ, AudioChunk, FinishReason, TokenSink
 
 MAX_SEGMENTS_AHEAD = 2  # segments decoded beyond the one being spoken
-
-
-class SpeechSource(Protocol):
-    """Something that will feed speech tokens into a sink: a language-model run, or codes at hand."""
-
-    def abort(self) -> None:
-        """Stop feeding."""
-
-
-StartSpeech = Callable[[TokenSink, int], SpeechSource]  # (sink, segment index) -> the running source
+MAX_RETRIES = 1
 
 
 def mix_seed(seed: int, index: int) -> int:
@@ -41,17 +33,30 @@ def mix_seed(seed: int, index: int) -> int:
 
 
 class Narration:
-    """Speaks segments one after another into an AudioStream."""
+    """Speaks segments one after another into an AudioStream.
 
-    def __init__(self, stream: AudioStream, decoder: AcousticDecoder, on_done: Callable[[], None]) -> None:
+    on_done:       everything has ended, well or badly; called once.
+    when_revived:  runs a callback when dead stages have been started again. A request that has sent nothing is begun
+                   again then, once; None: it fails.
+    """
+
+    def __init__(
+        self,
+        stream: AudioStream,
+        decoder: AcousticDecoder,
+        on_done: Callable[[], None],
+        when_revived: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
         self.stream = stream
         self._decoder = decoder
-        self._job: AcousticJob | None = None  # known once the request is prepared
         self._on_done = on_done
+        self._when_revived = when_revived
+        self._job: AcousticJob | None = None
         self._lock = threading.RLock()
-        self._waiting: list[tuple[int, StartSpeech]] = []  # segments not started yet
+        self._starts: list[StartSpeech] = []  # of all segments, for the case that they must begin again
+        self._num_started = 0
         self._open: list[_Segment] = []  # started, not fully spoken; the first one is heard
-        self._num_added = 0
+        self._is_suspended = False  # between the loss of a stage and its return
         self._is_complete = False  # no further segment will be added
         self._is_over = False
         self._reason = FinishReason.STOP
@@ -65,15 +70,15 @@ class Narration:
     def bind(self, job: AcousticJob) -> None:
         """Say how the segments are to be spoken; before the first `add`."""
         self._job = job
+        self.stream.stats.prompt_s = int(job.prompt.tokens.shape[0]) / TOKEN_RATE_HZ
 
     def add(self, start: StartSpeech) -> None:
         """Append a segment."""
         with self._lock:
             if self._is_over:
                 return
-            self._waiting.append((self._num_added, start))
-            self._num_added += 1
-            self.stream.stats.segments = self._num_added
+            self._starts.append(start)
+            self.stream.stats.segments = len(self._starts)
         self.advance()
 
     def complete(self) -> None:
@@ -85,17 +90,18 @@ class Narration:
     def advance(self) -> None:
         """Start the next segment if the one before has all its tokens and not too much is waiting to be heard."""
         with self._lock:
-            if self._is_over or not self._waiting or len(self._open) > MAX_SEGMENTS_AHEAD:
+            if self._is_over or self._is_suspended or self._num_started == len(self._starts):
                 return
-            if self._open and not self._open[-1].has_all_tokens:
+            if len(self._open) > MAX_SEGMENTS_AHEAD or (self._open and not self._open[-1].has_all_tokens):
                 return
-            index, start = self._waiting.pop(0)
+            index = self._num_started
+            self._num_started += 1
             segment = _Segment(self, index)
             self._open.append(segment)
             try:
-                segment.start(self._decoder, replace(self.job, seed=mix_seed(self.job.seed, index)), start)
+                segment.start(self._decoder, replace(self.job, seed=mix_seed(self.job.seed, index)))
             except LightTTSError as error:
-                self.fail(error)
+                self._failed(segment, error)
 
     def fail(self, error: LightTTSError) -> None:
         """End the request with an error."""
@@ -108,7 +114,9 @@ class Narration:
             if self._is_over:
                 return
             self._is_over = True
-            segments, self._open, self._waiting = self._open, [], []
+            segments, self._open = self._open, []
+            self._starts = []
+            self._num_started = 0
         for segment in segments:
             segment.abort()
         self._on_done()
@@ -117,7 +125,7 @@ class Narration:
         """The reader took a chunk."""
         self._decoder.wake()
 
-    # called by segments, on the decoder's thread
+    # called by segments, on the threads of the stages
 
     def _heard(self, segment: _Segment) -> bool:
         return bool(self._open) and self._open[0] is segment
@@ -126,29 +134,58 @@ class Narration:
         with self._lock:
             if self._heard(segment):
                 self.stream.put(AudioChunk(samples))
-            else:
+            elif segment in self._open:
                 segment.held.append(samples)
 
     def _spoken(self, segment: _Segment, reason: FinishReason) -> None:
         with self._lock:
+            if segment not in self._open:
+                return
             if reason is FinishReason.LENGTH:
                 self._reason = reason
             segment.is_spoken = True
             while self._open and self._open[0].is_spoken:
-                self._open.pop(0)
+                self._open.pop(0).note_costs()
                 if self._open:
                     for samples in self._open[0].take_held():
                         self.stream.put(AudioChunk(samples))
         self.advance()
         self._finish_if_spoken()
 
+    def _failed(self, segment: _Segment, error: LightTTSError) -> None:
+        """A segment cannot go on. Begins the request again if a stage was lost before anything was sent."""
+        with self._lock:
+            if segment not in self._open:
+                return  # of an attempt that was given up
+            stats = self.stream.stats
+            is_first_loss = isinstance(error, StageLost) and stats.retries < MAX_RETRIES
+            if self._when_revived is None or not is_first_loss or stats.chunks:
+                segments = None
+            else:
+                segments, self._open = self._open, []
+                self._num_started, self._is_suspended = 0, True
+                stats.retries += 1
+                stats.speech_tokens = 0
+        if segments is None:
+            self.fail(error)
+            return
+        for lost in segments:
+            lost.abort()
+        assert self._when_revived is not None
+        self._when_revived(self._begin_again)
+
+    def _begin_again(self) -> None:
+        with self._lock:
+            self._is_suspended = False
+            self._job = replace(self.job, clock=PlaybackClock())
+        self.advance()
+
     def _finish_if_spoken(self) -> None:
         with self._lock:
-            if self._is_over or not self._is_complete or self._open or self._waiting:
+            if self._is_over or not self._is_complete or self._open or self._num_started < len(self._starts):
                 return
             self._is_over = True
-            self.stream.stats.finish = str(self._reason)
-        self.stream.put(AudioChunk(np.zeros(0, np.float32), is_last=True))
+        self.stream.end(self._reason)
         self._on_done()
 
 
@@ -159,20 +196,34 @@ class _Segment:
         self.held: list[np.ndarray] = []
         self.has_all_tokens = False
         self.is_spoken = False
+        self.index = index
         self._narration = narration
-        self._index = index
         self._run: AcousticRun | None = None
         self._source: SpeechSource | None = None
 
-    def start(self, decoder: AcousticDecoder, job: AcousticJob, start: StartSpeech) -> None:
-        self._run = decoder.open(job, _AudioSide(self, self._narration))
-        self._source = start(_TokenSide(self, self._narration, self._run), self._index)
+    def start(self, decoder: AcousticDecoder, job: AcousticJob) -> None:
+        narration = self._narration
+        self._run = decoder.open(job, _AudioSide(self, narration))
+        if narration.stream.stats.is_voice_cached is None:
+            narration.stream.stats.is_voice_cached = decoder.has_voice(self._run)
+        sink: TokenSink = _TokenSide(self, narration, self._run)
+        self._source = narration._starts[self.index](sink, self.index)
 
     def abort(self) -> None:
         if self._source is not None:
             self._source.abort()
         if self._run is not None:
             self._run.cancel()
+        self.note_costs()
+
+    def note_costs(self) -> None:
+        """Add what the segment cost to what the request has cost. Once, when it ends."""
+        stats = self._narration.stream.stats
+        if self._source is not None:
+            stats.llm_ms += self._source.busy_s * 1000.0
+        if self._run is not None:
+            stats.flow_ms += self._run.flow_s * 1000.0
+            stats.vocoder_ms += self._run.vocoder_s * 1000.0
 
     def take_held(self) -> list[np.ndarray]:
         held, self.held = self.held, []
@@ -186,18 +237,36 @@ class _TokenSide:
         self._segment = segment
         self._narration = narration
         self._run = run
+        self._started_s = time.monotonic()
+        self._first_s: float | None = None
+        self._num_tokens = 0
 
     def put(self, tokens: Sequence[int]) -> None:
+        if self._first_s is None:
+            self._first_s = time.monotonic()
+        self._num_tokens += len(tokens)
         self._narration.stream.stats.speech_tokens += len(tokens)
         self._run.put(tokens)
 
     def end(self, reason: FinishReason) -> None:
+        self._trace()
         self._segment.has_all_tokens = True
         self._run.end(reason)
         self._narration.advance()
 
     def fail(self, error: Exception) -> None:
-        self._run.fail(error)
+        self._trace()
+        if not isinstance(error, LightTTSError):
+            error = EngineFailure(f"The speech source failed ({type(error).__name__}).")
+        self._narration._failed(self._segment, error)
+
+    def _trace(self) -> None:
+        trace, now_s = self._narration.stream.trace, time.monotonic()
+        if trace is None:
+            return
+        first_s = self._first_s or now_s
+        trace.span("llm", "first token", self._started_s, first_s, segment=self._segment.index)
+        trace.span("llm", "decode", first_s, now_s, segment=self._segment.index, tokens=self._num_tokens)
 
 
 class _AudioSide:
@@ -218,4 +287,4 @@ class _AudioSide:
         self._narration._spoken(self._segment, reason)
 
     def fail(self, error: LightTTSError) -> None:
-        self._narration.fail(error)
+        self._narration._failed(self._segment, error)

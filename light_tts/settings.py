@@ -47,6 +47,10 @@ class LLMSettings:
     prefill_budget_tokens: int = setting(4096, "tokens of one engine step, decode and prefill together", ge=16)
     block_tokens: int = setting(16, "tokens in one page of the KV cache", ge=1, le=256)
     prefix_cache: bool = setting(True, "reuse the KV pages of a common beginning ([sos][prompt text])")
+    disable_cudagraph: bool = setting(False, "on a GPU, launch every kernel of a decoding step by itself")
+    graph_max_batch_size: int = setting(
+        128, "largest batch of a recorded decoding step (CUDA graph); larger ones replay several", ge=1, le=1024
+    )
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class AcousticSettings:
         le=100,
     )
     max_hop_tokens: int = setting(100, "largest streamed chunk in speech tokens", ge=25, le=1000)
+    boundary_wait_ms: float = setting(
+        15.0, "a chunk, never the first, waits so long for the end of the text, to take its tail along", ge=0, le=1000
+    )
     max_batch: int = setting(16, "most streams joined in one flow or vocoder call", ge=1, le=64)
     prompt_alignment: Literal["aligned", "exact"] = setting(
         "aligned",
@@ -101,8 +108,15 @@ class EngineSettings:
     """Life of a request."""
 
     max_concurrent_requests: int = setting(64, "requests served at once; over it a clear 503; 0: no limit", ge=0)
-    request_timeout_s: float = setting(300.0, "a request that takes longer is ended", ge=1)
+    max_queue: int = setting(
+        0, "requests that wait for a place when all are taken, in order; 0: refused at once", ge=0, le=100_000
+    )
+    request_timeout_s: float = setting(300.0, "a request that takes longer, its wait included, is ended", ge=1)
     max_pending_chunks: int = setting(64, "audio chunks that wait for a slow reader before its stream is paused", ge=2)
+    max_restarts: int = setting(
+        3, "times within ten minutes that a stage whose thread died is started again before it stays down", ge=0
+    )
+    trace_dir: Path | None = setting(None, "write a Chrome trace of every request here; default: none are written")
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,8 @@ class ServerSettings:
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "how much is logged")
     log_format: Literal["text", "json"] = setting("text", "one line per event as text, or as JSON")
     log_text: bool = setting(False, "put texts of requests into the log")
+    log_stats_interval_s: float = setting(10.0, "seconds between two lines of statistics; idle ones are left out", ge=1)
+    disable_log_stats: bool = setting(False, "write no lines of statistics")
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from light_tts.audio_stream import AudioStream
+from light_tts.errors import TextTooLong
 from light_tts.narration import Narration
+from light_tts.speech_source import SpeechSource
 from light_tts.types import TokenSink
 
 
-class TextRun(Protocol):
+class TextRun(SpeechSource, Protocol):
     """A language-model run that takes its text piece by piece."""
 
     def append(self, ids: Sequence[int]) -> None:
@@ -20,19 +22,20 @@ class TextRun(Protocol):
     def finish(self) -> None:
         """No more text."""
 
-    def abort(self) -> None:
-        """Stop."""
-
 
 class TextAudioStream(AudioStream):
     """`feed` text as it comes, `finish_text` at the end; iterate the audio meanwhile. Safe from any thread.
 
     `flush` speaks what has been fed without waiting for more: the current run of the language model ends, and later
     text opens a new one with the same voice.
+
+    max_text_chars:  all text of the stream together may not be longer; 0: no limit. Set by the engine.
     """
 
     def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int) -> None:
         super().__init__(request_id, timeout_s=timeout_s, max_pending_chunks=max_pending_chunks)
+        self.max_text_chars = 0
+        self._num_chars = 0
         self._feed_lock = threading.RLock()
         self._early: list[Callable[[], None]] = []  # calls made before the voice was ready
         self._narration: Narration | None = None
@@ -41,9 +44,20 @@ class TextAudioStream(AudioStream):
         self._pending: _PendingRun | None = None  # the run that takes text now
 
     def feed(self, text: str) -> None:
-        """Append text to what is spoken."""
+        """Append text to what is spoken. Raises TextTooLong over the limit; what was fed before is still spoken."""
         with self._feed_lock:
-            if not self._is_connected(lambda: self.feed(text)):
+            if self.max_text_chars and self._num_chars + len(text) > self.max_text_chars:
+                raise TextTooLong(
+                    f"The text of this stream would have more than {self.max_text_chars} characters; "
+                    "finish it and open another.",
+                    "text",
+                )
+            self._num_chars += len(text)
+            self._speak(text)
+
+    def _speak(self, text: str) -> None:
+        with self._feed_lock:
+            if not self._is_connected(lambda: self._speak(text)):
                 return
             assert self._encode is not None
             ids = self._encode(text)
@@ -98,7 +112,10 @@ class TextAudioStream(AudioStream):
 
 
 class _PendingRun:
-    """A text run that may be started later than its text arrives: segments wait for the one before them."""
+    """A text run that may be started later than its text arrives: segments wait for the one before them.
+
+    It may be started again after its run was lost; therefore it keeps its text.
+    """
 
     def __init__(self, open_run: Callable[[TokenSink, int], TextRun]) -> None:
         self._open_run = open_run
@@ -118,9 +135,8 @@ class _PendingRun:
 
     def append(self, ids: Sequence[int]) -> None:
         with self._lock:
-            if self._run is None:
-                self._ids.extend(ids)
-            else:
+            self._ids.extend(ids)
+            if self._run is not None:
                 self._run.append(ids)
 
     def finish(self) -> None:

@@ -104,6 +104,7 @@ class SynthesisRequest:
     flow_steps:     Euler steps of the flow, None for the configured default (10).
     text_frontend:  False passes the text to the tokenizer as written, in one piece.
     language:       hint to the normaliser; "auto" looks at the script.
+    timeout_s:      ends the request earlier than the configured limit does; None leaves it at that.
     """
 
     text: str
@@ -118,6 +119,7 @@ class SynthesisRequest:
     language: str = "auto"
     model: str = "default"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    timeout_s: float | None = None
     request_id: str = ""
 
 
@@ -192,6 +194,11 @@ class RequestStats:
 
     first_chunk_ms:   from submission to the first audio; None until then.
     queue_ms:         waiting for a place before any work.
+    llm_ms, flow_ms, vocoder_ms:  this request's share of the time of the stages: a call's time, divided by those it
+                      served together.
+    prompt_s:         speech of the voice that the models are conditioned on.
+    is_voice_cached:  the flow's states of the voice were there already; None until that is known.
+    retries:          times the request was begun again because a stage had died.
     """
 
     queue_ms: float = 0.0
@@ -203,6 +210,12 @@ class RequestStats:
     segments: int = 0
     text_tokens: int = 0
     speech_tokens: int = 0
+    llm_ms: float = 0.0
+    flow_ms: float = 0.0
+    vocoder_ms: float = 0.0
+    prompt_s: float = 0.0
+    is_voice_cached: bool | None = None
+    retries: int = 0
     finish: str = ""  # stop | length | abort | error
 
     @property

@@ -18,7 +18,7 @@ STAGES = ("frontend", "llm", "acoustic")
 LAYER_OF = {
     "server": "server", "deploy": "server", "bench": "server", "compat": "server", "commands": "server",
     "engine": "engine", "models": "models", "kernels": "kernels", **dict.fromkeys(STAGES, "stage"),
-    **dict.fromkeys(("types", "errors", "settings", "metrics", "assets"), "base"),
+    **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace"), "base"),
 }  # fmt: skip
 PURE = (
     "frontend/split.py", "frontend/text_units.py", "acoustic/chunking.py", "acoustic/planner.py",

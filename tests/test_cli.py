@@ -75,7 +75,7 @@ class FakeEngine:
         cls.settings = settings
         return cls()
 
-    def submit(self, request: SynthesisRequest) -> FakeStream:
+    def submit(self, request: SynthesisRequest, *, trace: object = None) -> FakeStream:
         self.requests.append(request)
         self.streams.append(FakeStream(self.error))
         return self.streams[-1]
@@ -314,7 +314,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         "    def __exit__(self, *_): pass\n"
         "class TTSEngine(Stream):\n"
         "    load = classmethod(lambda cls, settings: cls())\n"
-        "    def submit(self, request): return Stream()\n"
+        "    def submit(self, request, trace=None): return Stream()\n"
         "sys.modules['light_tts.engine'] = module = types.ModuleType('light_tts.engine')\n"
         "module.TTSEngine = TTSEngine\n"
         "from light_tts.cli import main\n"

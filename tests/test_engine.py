@@ -13,7 +13,15 @@ import pytest
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
 from light_tts.engine import TTSEngine
-from light_tts.errors import BadAudio, EmptyText, InvalidRequest, Overloaded, UnknownModel, UnknownVoice
+from light_tts.errors import (
+    BadAudio,
+    EmptyText,
+    InvalidRequest,
+    Overloaded,
+    TextTooLong,
+    UnknownModel,
+    UnknownVoice,
+)
 from light_tts.settings import EngineSettings, FrontendSettings, Settings
 from light_tts.types import SAMPLE_RATE_HZ, Mode, ReferenceAudio, SynthesisRequest
 
@@ -194,3 +202,13 @@ def test_a_cancelled_request_frees_everything(engine: TTSEngine) -> None:
         assert time.monotonic() < deadline_s, "the request's states were not freed"
         threading.Event().wait(0.01)
     assert all(llm.stats().running == 0 for llm in engine._llms.values())
+
+
+def test_the_text_of_a_stream_is_bounded(engine: TTSEngine) -> None:
+    limit = engine.settings.frontend.max_text_chars
+    with engine.open_text_stream(SynthesisRequest("", voice="en_female", seed=1)) as stream:
+        stream.feed("Good morning.")
+        with pytest.raises(TextTooLong, match=str(limit)):
+            stream.feed("a" * limit)
+        stream.finish_text()
+        assert sum(chunk.samples.size for chunk in stream)

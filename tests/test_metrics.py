@@ -23,6 +23,18 @@ def test_every_series_exists_before_the_first_request():
         'tts_llm_tokens_total{kind="speech"} 0.0',
         "tts_stream_underrun_seconds_count 0.0",
         "tts_engine_up 0.0",
+        "tts_engine_restarts_total 0.0",
+        "tts_requests_retried_total 0.0",
+        "tts_llm_step_seconds_count 0.0",
+        "tts_llm_batch_size_count 0.0",
+        "tts_flow_step_seconds_count 0.0",
+        "tts_flow_batch_size_count 0.0",
+        "tts_vocoder_seconds_count 0.0",
+        "tts_kv_blocks_used 0.0",
+        "tts_kv_blocks_total 0.0",
+        "tts_voice_cache_hits_total 0.0",
+        "tts_voice_cache_misses_total 0.0",
+        "tts_voice_cache_entries 0.0",
         'tts_http_responses_total{route="other",status="5xx"} 0.0',
     ):
         assert name in text

@@ -44,8 +44,9 @@ class Hop:
 class HopPlan:
     """Which hop of one utterance comes next. One per utterance, owned by the thread that decodes it; nothing is shared.
 
-    `next_hop` says what can run now and changes nothing; `advance` takes note that a hop has run. Made by `streaming`
-    or `offline`.
+    `next_hop` says what can run now on the fixed schedule; `smallest_hop`, `more_chunks` and `grown` are for a planner
+    that sizes hops by the clock. None of them changes anything; `advance` takes note that a hop has run. Made by
+    `streaming` or `offline`.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class HopPlan:
         max_hop_tokens: int = 0,
     ) -> None:
         self._hop_sizes = hop_sizes
-        self._chunk_tokens = chunk_tokens
+        self.chunk_tokens = chunk_tokens
         self._max_hop_tokens = max_hop_tokens
         self._hop_tokens = next(hop_sizes, None)  # None: nothing but the final hop is left
         self._lookahead_tokens = lookahead_tokens
@@ -120,36 +121,75 @@ class HopPlan:
 
     @property
     def tokens_needed(self) -> int | None:
-        """Tokens of the utterance that the next non-final hop must see, lookahead included; None: there is none."""
-        return None if self._hop_tokens is None else self._offset_tokens + self._hop_tokens + self._lookahead_tokens
+        """Tokens of the utterance that the smallest non-final hop must see, lookahead included; None: there is none."""
+        size = self._smallest_tokens
+        return None if size is None else self._offset_tokens + size + self._lookahead_tokens
 
     def is_due(self, available_tokens: int, *, ended: bool) -> bool:
-        """True when a hop can run."""
-        needed = self.tokens_needed
-        return not self._is_finished and (ended or (needed is not None and available_tokens >= needed))
+        """True when the smallest hop can run."""
+        return self.smallest_hop(available_tokens, ended) is not None
 
-    def next_hop(self, available_tokens: int, ended: bool, *, largest: bool = False) -> Hop | None:
-        """The hop that can run now, or None when more tokens are needed or the utterance is finished.
+    def next_hop(self, available_tokens: int, ended: bool) -> Hop | None:
+        """The planned hop if it can run now; None when more tokens are needed or the utterance is finished.
 
         available_tokens:  tokens of the utterance so far, from its beginning.
         ended:             no more will come. The final hop always comes, even when no token is left for it.
-        largest:           take as many whole chunks as are there, up to the largest hop, instead of the planned size.
         """
-        if not self.is_due(available_tokens, ended=ended):
+        return self._hop_of(self._hop_tokens, available_tokens, ended)
+
+    def smallest_hop(self, available_tokens: int, ended: bool) -> Hop | None:
+        """The least that can run now: the first hop as planned, then one chunk.
+
+        With the full mask for the last hop there is no choice: what that hop computes, and so how the audio sounds,
+        depends on where it begins. Such a plan keeps to its schedule.
+        """
+        return self._hop_of(self._smallest_tokens, available_tokens, ended)
+
+    def more_chunks(self, hop: Hop, available_tokens: int, *, ended: bool) -> int:
+        """Chunks that this hop could take along. A tail that is too short for a hop of its own counts as the last."""
+        if hop.is_final or self._full_final_mask:
+            return 0
+        whole = self._whole_chunks(hop, available_tokens)
+        tail = available_tokens - hop.offset_tokens - hop.hop_tokens - whole * self.chunk_tokens
+        return whole + (1 if ended and tail < self.chunk_tokens + self._lookahead_tokens else 0)
+
+    def grown(self, hop: Hop, chunks: int, available_tokens: int, *, ended: bool) -> Hop:
+        """This hop with so many of its `more_chunks`; with the tail it is the final one."""
+        if chunks == 0:
+            return hop
+        assert chunks <= self.more_chunks(hop, available_tokens, ended=ended), "a hop takes no more than there is"
+        if chunks > self._whole_chunks(hop, available_tokens):
+            rest = available_tokens - hop.offset_tokens
+            return Hop(available_tokens, hop.offset_tokens, rest, is_final=True, full_mask=False)
+        extra = chunks * self.chunk_tokens
+        return Hop(hop.visible_tokens + extra, hop.offset_tokens, hop.hop_tokens + extra, False, False)
+
+    def _whole_chunks(self, hop: Hop, available_tokens: int) -> int:
+        room = min(available_tokens - hop.visible_tokens, self._max_hop_tokens - hop.hop_tokens)
+        return max(0, room // self.chunk_tokens)
+
+    def can_grow(self, hop: Hop, *, beyond_schedule: bool = False) -> bool:
+        """True when waiting for tokens could bring this hop to its planned size, or to the largest one."""
+        wanted = self._max_hop_tokens if beyond_schedule else min(self._hop_tokens or 0, self._max_hop_tokens)
+        return not hop.is_final and not self._full_final_mask and hop.hop_tokens + self.chunk_tokens <= wanted
+
+    @property
+    def _smallest_tokens(self) -> int | None:
+        if self._hop_tokens is None or self._offset_tokens == 0 or self._full_final_mask:
+            return self._hop_tokens
+        return self.chunk_tokens
+
+    def _hop_of(self, hop_tokens: int | None, available_tokens: int, ended: bool) -> Hop | None:
+        if self._is_finished:
             return None
-        needed, offset = self.tokens_needed, self._offset_tokens
-        if needed is not None and self._hop_tokens is not None and available_tokens >= needed:
-            extra = 0
-            if largest:
-                room = min(available_tokens - needed, self._max_hop_tokens - self._hop_tokens)
-                extra = max(0, room // self._chunk_tokens * self._chunk_tokens)
-            return Hop(needed + extra, offset, self._hop_tokens + extra, is_final=False, full_mask=False)
+        offset = self._offset_tokens
+        if hop_tokens is not None and available_tokens >= offset + hop_tokens + self._lookahead_tokens:
+            visible = offset + hop_tokens + self._lookahead_tokens
+            return Hop(visible, offset, hop_tokens, is_final=False, full_mask=False)
+        if not ended:
+            return None
         rest = available_tokens - offset
         return Hop(available_tokens, offset, rest, is_final=True, full_mask=self._full_final_mask)
-
-    def can_grow(self, hop: Hop) -> bool:
-        """True when waiting for tokens could make this hop larger."""
-        return not hop.is_final and hop.hop_tokens + self._chunk_tokens <= self._max_hop_tokens
 
     def advance(self, hop: Hop) -> None:
         """Take note that this hop has run."""

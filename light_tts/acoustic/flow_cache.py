@@ -62,6 +62,12 @@ class PromptCache:
     def __contains__(self, key: PromptKey) -> bool:
         return key in self._entries
 
+    def num_tokens(self, key: PromptKey) -> int:
+        """Tokens whose states are there; 0 when none are."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return 0 if entry is None else entry.states.num_tokens
+
     def acquire(self, key: PromptKey) -> PromptEntry | None:
         """The entry, now in use by one more; None if it is not there."""
         with self._lock:

@@ -53,6 +53,15 @@ class FlowStream:
         """Bytes of the stream's own states; those of the prompt are shared and not counted."""
         return sum(states.num_bytes for states in self._own)
 
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens, the prompt's first, that the next hop under the chunk mask need not compute."""
+        with self._lock:
+            own = sum(states.num_tokens for states in self._own)
+            if self._entry is not None:
+                return self._entry.states.num_tokens + own
+        return own or self._cache.num_tokens(self.prompt_key)
+
     def close(self) -> None:
         """Free everything at once. Any thread; a second call does nothing."""
         with self._lock:

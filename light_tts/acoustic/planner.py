@@ -1,35 +1,47 @@
-"""Who is served next: a pure function over plain data. Imports no torch and reads no clock.
+"""Who is served next, and how much of it: a pure function over plain data. Imports no torch and reads no clock.
 
-Order: streams about to run dry (earliest first), streams not heard yet (oldest first), started streams by slack,
-buffered requests last unless they have waited too long. A started stream with slack whose hop can still grow waits for
-more tokens when others are there: fewer and larger calls for the same audio.
+Order: started streams that would run dry if they were left (earliest first), streams not heard yet (oldest first),
+started streams by what is left to play, buffered requests. Age moves everything forward, so that nothing starves.
+
+A started stream is left alone as long as *all* started streams, served back to back by their deadlines, would still be
+in time: until then its hop grows, which means fewer calls for the same audio. How many hops share a call follows from
+what calls cost: where rows are nearly free, many; where a call of two takes twice as long, one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from light_tts.acoustic.stage_costs import CostTable
+from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
-RESERVE_S = 0.1  # audio that shall still be unplayed when the next chunk arrives
-BUFFERED_MAX_WAIT_S = 2.0  # a buffered request that waited this long counts as a first chunk
+RESERVE_S = 0.3  # first chunks go before the streams that have more than this unplayed (spec: server, 6.3)
+MARGIN_S = 0.05  # a deadline is met when this much is still unplayed: threads, sockets and estimates are not exact
+FIRST_MAX_WAIT_S = 1.0  # who waited longer for first audio competes with the streams that run dry
+BUFFERED_MAX_WAIT_S = 2.0  # a buffered request that waited this long counts as a new first chunk
 MAX_BLOCK_S = 0.1  # a call without anyone in a hurry shall not keep a newcomer waiting longer, if it can be helped
-FREE_RIDE = 1.25  # rows without hurry join an urgent call while it gets no longer than this
-COALESCE_S = 0.002  # under load, a first chunk waits this long for company
+FREE_RIDE = 1.25  # others join an urgent call while it gets no longer than this
+MIN_COALESCE_S, MAX_COALESCE_S = 0.001, 0.003  # under load a first chunk waits for company: a tenth of its call
+WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
+MAX_FIRST_HOP_GROWTH = 3  # chunks by which load may lengthen the first hop
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One runnable hop, as the planner sees it.
 
-    key:          the caller's handle.
-    frames:       mel frames the hop will compute.
-    waiting_s:    how long the hop has been runnable; of a run that was never served, how long it has been open.
-    due_s:        how long the hop has been runnable.
-    unplayed_s:   audio sent but not yet played; None before the first audio.
-    can_grow:     a larger hop will be possible when more tokens have come.
-    is_buffered:  nobody listens until the end (not streamed).
+    key:           the caller's handle.
+    frames:        mel frames that the smallest possible hop computes.
+    waiting_s:     since the run was last served; of a run that never was, since it was opened.
+    unplayed_s:    audio sent but not yet played, negative when the listener has run dry; None before the first audio.
+    due_s:         how long the hop has been runnable.
+    more_chunks:   chunks that the hop could take along.
+    chunk_frames:  frames that each of them adds.
+    can_grow:      waiting for tokens is worth it: the hop is smaller than it would like to be.
+    hold_s:        how much longer to wait for the end of the text, whose tail would join this hop.
+    is_buffered:   nobody listens until the end (not streamed).
     """
 
     key: int
@@ -37,81 +49,224 @@ class Candidate:
     waiting_s: float
     unplayed_s: float | None
     due_s: float = 0.0
+    more_chunks: int = 0
+    chunk_frames: int = 50
     can_grow: bool = False
+    hold_s: float = 0.0
     is_buffered: bool = False
+
+    @property
+    def is_started(self) -> bool:
+        """Somebody is listening."""
+        return self.unplayed_s is not None and not self.is_buffered
+
+    @property
+    def dry_s(self) -> float:
+        """When the listener runs dry; infinite without one."""
+        return self.unplayed_s if self.unplayed_s is not None and not self.is_buffered else math.inf
+
+    @property
+    def age_s(self) -> float:
+        """How long it has been waiting for its first audio, from where it competes with first chunks."""
+        return self.waiting_s - (BUFFERED_MAX_WAIT_S if self.is_buffered else 0.0)
+
+    def frames_with(self, chunks: int) -> int:
+        """Frames of the hop with so many more chunks, as far as it has them."""
+        return self.frames + min(chunks, self.more_chunks) * self.chunk_frames
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A hop to run, with so many chunks more than the smallest one."""
+
+    key: int
+    more_chunks: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run now, most urgent first, and when to look again if nothing else happens before."""
+    """What to run now in one call, most urgent first, and when to look again if nothing else happens before."""
 
-    keys: tuple[int, ...]
+    picks: tuple[Pick, ...]
     recheck_s: float | None = None
 
+    @property
+    def keys(self) -> tuple[int, ...]:
+        """Of the hops to run."""
+        return tuple(pick.key for pick in self.picks)
 
-def plan(candidates: Sequence[Candidate], costs: CostTable, *, max_batch: int, num_streams: int) -> Plan:
-    """Choose the hops that run together now.
+
+def plan(
+    candidates: Sequence[Candidate],
+    costs: CostTable,
+    *,
+    max_batch: int,
+    num_unheard: int = 0,
+    next_dry_s: float = math.inf,
+) -> Plan:
+    """Choose the hops that run together now. When there are candidates, something runs or `recheck_s` is given.
 
     costs:        what calls have cost.
     max_batch:    most hops of one call.
-    num_streams:  all streams that are open, runnable or not.
+    num_unheard:  streams that still wait for first audio, runnable or not.
+    next_dry_s:   when the first of the listeners runs dry whose streams are not among the candidates.
     """
-    is_crowded = num_streams > 1
-    ready: list[Candidate] = []
-    recheck_s: float | None = None
-    for candidate in candidates:
-        wait_s = _wait_s(candidate, costs, is_crowded)
-        if wait_s > 0.0:
-            recheck_s = wait_s if recheck_s is None else min(recheck_s, wait_s)
-        else:
-            ready.append(candidate)
-    ready.sort(key=lambda candidate: _urgency(candidate, costs))
-    return Plan(_batch(ready, costs, max_batch), recheck_s)
+    if not candidates:
+        return Plan(())
+    started = sorted((each for each in candidates if each.is_started), key=lambda each: (each.dry_s, each.key))
+    new = sorted((each for each in candidates if not each.is_started), key=lambda each: (-each.age_s, each.key))
+    firsts = [each for each in new if each.age_s >= 0.0]
+    patient = [each for each in new if each.age_s < 0.0]
+    slacks = slacks_s(started, costs, max_batch)
+    guard_s = RESERVE_S - MARGIN_S
+    if firsts:
+        guard_s = max(guard_s, _best_call_s(firsts, costs, max_batch)[1])
+    num_hurried = max((count for count, slack_s in enumerate(slacks, 1) if slack_s < guard_s), default=0)
+    if num_hurried:
+        return _serve_hurried(started, num_hurried, firsts, costs, max_batch)
+    spare = min([next_dry_s - MARGIN_S, *slacks])
+    wait_s = _coalescing_wait_s(firsts, costs, num_unheard)
+    if firsts and wait_s <= 0.0:
+        return _serve_firsts(firsts, started, spare, costs, max_batch)
+    return _serve_relaxed(started, patient, spare, guard_s, wait_s, costs, max_batch)
 
 
-def slack_s(candidate: Candidate, costs: CostTable) -> float:
-    """Seconds that a started stream's hop can wait without its listener noticing."""
-    assert candidate.unplayed_s is not None
-    return candidate.unplayed_s - costs.estimate_s(1, candidate.frames) - RESERVE_S
+def slacks_s(started: Sequence[Candidate], costs: CostTable, max_batch: int) -> list[float]:
+    """How long streams can be left alone if they are then served back to back, each with its smallest hop.
+
+    started:  earliest deadline first.
+    Returns for each stream the seconds that it and all before it can wait on its account; the least of them counts.
+    """
+    slacks, frames = [], 0
+    for count, candidate in enumerate(started, 1):
+        frames = max(frames, candidate.frames)
+        full, rest = divmod(count, max_batch)
+        busy_s = full * costs.estimate_s(max_batch, frames) + costs.estimate_s(rest, frames)
+        slacks.append(candidate.dry_s - MARGIN_S - busy_s)
+    return slacks
 
 
-def _wait_s(candidate: Candidate, costs: CostTable, is_crowded: bool) -> float:
-    """How long this hop had better wait; 0 when it should run."""
-    if not is_crowded or candidate.is_buffered:
-        return 0.0
-    if candidate.unplayed_s is None:
-        return max(0.0, COALESCE_S - candidate.due_s)
-    return max(0.0, slack_s(candidate, costs)) if candidate.can_grow else 0.0
+def first_hop_under_load(
+    costs: CostTable, num_streams: int, *, least_tokens: int, chunk_tokens: int, max_tokens: int, max_batch: int
+) -> int:
+    """Speech tokens of a new stream's first hop: more, in whole chunks, when the system is near its capacity.
 
+    What the first hop plays has to last until every open stream has been served one chunk. A short first hop under load
+    is heard early and then stops.
 
-def _urgency(candidate: Candidate, costs: CostTable) -> tuple[int, float, int]:
-    """Sort key: (class, order inside the class, tie-break)."""
-    if candidate.is_buffered:
-        overdue = candidate.waiting_s >= BUFFERED_MAX_WAIT_S
-        return (1 if overdue else 3, -candidate.waiting_s, candidate.key)
-    if candidate.unplayed_s is None:
-        return (1, -candidate.waiting_s, candidate.key)
-    slack = slack_s(candidate, costs)
-    return (0 if slack <= 0.0 else 2, slack, candidate.key)
-
-
-def _batch(ready: Sequence[Candidate], costs: CostTable, max_batch: int) -> tuple[int, ...]:
-    """The head of the queue, as long as waiting for each other pays."""
-    if not ready:
-        return ()
-    hurried = [candidate for candidate in ready if _urgency(candidate, costs)[0] < 2][:max_batch]
-    chosen = hurried or [ready[0]]
-    frames = max(candidate.frames for candidate in chosen)
-    limit_s = FREE_RIDE * costs.estimate_s(len(chosen), frames)
-    if not hurried:
-        limit_s = max(limit_s, MAX_BLOCK_S)
-    for candidate in ready:
-        if len(chosen) >= max_batch:
+    num_streams:   open streams, this one included.
+    least_tokens:  the first hop of an idle system.   max_tokens: the largest allowed hop.
+    """
+    full, rest = divmod(num_streams, max_batch)
+    frames = FRAMES_PER_TOKEN * chunk_tokens
+    round_s = full * costs.estimate_s(max_batch, frames) + costs.estimate_s(rest, frames)
+    tokens = least_tokens
+    for _ in range(MAX_FIRST_HOP_GROWTH):
+        if _playable_s(tokens) >= round_s + 2 * MARGIN_S or tokens + chunk_tokens > max_tokens:
             break
-        if candidate in chosen:
-            continue
+        tokens += chunk_tokens
+    return tokens
+
+
+def _playable_s(tokens: int) -> float:
+    return (FRAMES_PER_TOKEN * tokens - WITHHELD_FRAMES) * SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
+
+
+def _serve_hurried(
+    started: Sequence[Candidate], num_hurried: int, firsts: Sequence[Candidate], costs: CostTable, max_batch: int
+) -> Plan:
+    """Streams that would run dry, and among them those who have waited for first audio for too long."""
+    overdue = [each for each in firsts if each.age_s >= FIRST_MAX_WAIT_S]
+    hurried = [*started[:num_hurried], *overdue]
+    hurried.sort(key=lambda each: (each.dry_s if each.is_started else FIRST_MAX_WAIT_S - each.age_s, each.key))
+    chosen = {each.key for each in hurried}
+    rest = [each for each in (*firsts, *started[num_hurried:]) if each.key not in chosen]
+    num_rows, call_s = _best_call_s(hurried, costs, max_batch)
+    head_s = min(each.dry_s for each in hurried[:num_rows]) - MARGIN_S
+    limit_s = max(FREE_RIDE * call_s, min(MAX_BLOCK_S, head_s))
+    return Plan(_compose([*hurried, *rest], limit_s, costs, max_batch))
+
+
+def _serve_firsts(
+    firsts: Sequence[Candidate], started: Sequence[Candidate], spare: float, costs: CostTable, max_batch: int
+) -> Plan:
+    _, call_s = _best_call_s(firsts, costs, max_batch)
+    limit_s = max(call_s, min(FREE_RIDE * call_s, spare))
+    return Plan(_compose([*firsts, *started], limit_s, costs, max_batch))
+
+
+def _serve_relaxed(
+    started: Sequence[Candidate],
+    patient: Sequence[Candidate],
+    spare: float,
+    guard_s: float,
+    firsts_wait_s: float,
+    costs: CostTable,
+    max_batch: int,
+) -> Plan:
+    """Nobody is in a hurry: hops that have nothing to wait for, then buffered requests that fit into the gap."""
+    waits_s = {each.key: _growing_wait_s(each, spare - guard_s) for each in started}
+    ready = [each for each in started if waits_s[each.key] <= 0.0]
+    fits = bool(patient) and costs.estimate_s(1, patient[0].frames) <= spare
+    if patient and not fits and started and not ready:
+        ready = list(started)  # serving them early makes the gap that the buffered request needs
+    if patient and (fits or not started):
+        ready += patient
+    rechecks = [wait_s for wait_s in waits_s.values() if wait_s > 0.0]
+    if firsts_wait_s > 0.0:
+        rechecks.append(firsts_wait_s)
+    recheck_s = min(rechecks, default=None)
+    if not ready or firsts_wait_s > 0.0:
+        return Plan((), recheck_s)
+    _, call_s = _best_call_s(ready[:max_batch], costs, max_batch)
+    limit_s = min(max(MAX_BLOCK_S, call_s), spare)
+    return Plan(_compose(ready, limit_s, costs, max_batch), recheck_s)
+
+
+def _coalescing_wait_s(firsts: Sequence[Candidate], costs: CostTable, num_unheard: int) -> float:
+    """How long first chunks had better wait for each other; 0 when nobody else can come."""
+    if not firsts or num_unheard <= len(firsts):
+        return 0.0
+    window_s = costs.estimate_s(1, firsts[0].frames) / 10.0
+    window_s = min(MAX_COALESCE_S, max(MIN_COALESCE_S, window_s))
+    return max(0.0, window_s - max(each.due_s for each in firsts))
+
+
+def _growing_wait_s(candidate: Candidate, slack_s: float) -> float:
+    """How long a started stream had better wait for a larger hop or for its end; never beyond the slack."""
+    if candidate.can_grow:
+        return max(0.0, slack_s)
+    return max(0.0, min(candidate.hold_s, slack_s))
+
+
+def _best_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -> tuple[int, float]:
+    """(rows, seconds) of the calls that end all waiting of this queue soonest: the least sum of completion times."""
+    best: tuple[float, int, float] | None = None
+    count, frames = len(queue), 0
+    for rows in range(1, min(count, max_batch) + 1):
+        frames = max(frames, queue[rows - 1].frames)
+        call_s = costs.estimate_s(rows, frames)
+        calls = -(-count // rows)
+        # Row i is done after i // rows + 1 calls.
+        total_s = call_s * (rows * calls * (calls + 1) / 2 - (calls * rows - count) * calls)
+        if best is None or total_s <= best[0]:
+            best = total_s, rows, call_s
+    assert best is not None, "there is somebody to serve"
+    return best[1], best[2]
+
+
+def _compose(queue: Sequence[Candidate], limit_s: float, costs: CostTable, max_batch: int) -> tuple[Pick, ...]:
+    """The head of the queue and whoever fits into a call of this length, then the largest hops that still do."""
+    chosen: list[Candidate] = []
+    frames = 0
+    for candidate in queue:
+        if len(chosen) == max_batch:
+            break
         longest = max(frames, candidate.frames)
-        if costs.estimate_s(len(chosen) + 1, longest) <= limit_s:
+        if not chosen or costs.estimate_s(len(chosen) + 1, longest) <= limit_s:
             chosen.append(candidate)
             frames = longest
-    return tuple(candidate.key for candidate in chosen)
+    chunks = max(each.more_chunks for each in chosen)
+    while chunks and costs.estimate_s(len(chosen), max(each.frames_with(chunks) for each in chosen)) > limit_s:
+        chunks -= 1
+    return tuple(Pick(each.key, min(chunks, each.more_chunks)) for each in chosen)

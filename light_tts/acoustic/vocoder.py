@@ -9,6 +9,7 @@ Knows nothing of tokens, requests or threads; one thread owns a Vocoder and its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,11 @@ class VocoderStream:
         """What is carried from piece to piece. The stream must be open."""
         assert self._state is not None, "this vocoder stream has ended: open a new one for another utterance"
         return self._state
+
+    def restore(self, state: OverlapState | CausalState) -> None:
+        """Go back to a state of before; a stream closed meanwhile stays closed."""
+        if self._state is not None:
+            self._state = state
 
     def close(self) -> None:
         """Free what is carried; no more pieces. Harmless when already closed."""
@@ -90,14 +96,17 @@ class Vocoder:
 
         Returns one [N] float32 tensor per job, on the network's device, within the audio limit. A stream that is not
         at its end holds back 8 frames: N counts 480 samples per frame over the whole stream, not per call.
-        The samples do not depend on the other jobs (up to rounding).
+        The samples do not depend on the other jobs (up to rounding). A call that raises changes no stream.
         """
         streams = [job.stream for job in jobs]
         assert len({id(stream) for stream in streams}) == len(streams), "one job per stream and call"
-        if self.net.is_causal:
-            samples = self._decode_causal(jobs)
-        else:
-            samples = self._decode_overlapping(jobs)
+        before = [copy(stream.state) for stream in streams]  # tensors in a state are replaced, never written to
+        try:
+            samples = self._decode_causal(jobs) if self.net.is_causal else self._decode_overlapping(jobs)
+        except BaseException:
+            for stream, state in zip(streams, before, strict=True):
+                stream.restore(state)
+            raise
         for job in jobs:
             if job.is_final:
                 job.stream.close()

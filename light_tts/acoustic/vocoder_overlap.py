@@ -83,7 +83,7 @@ def decode_overlapping(
     for row, (state, piece, is_final) in enumerate(zip(states, pieces, finals, strict=True)):
         if piece.shape[1] == 0 and state.speech is not None:
             if is_final:
-                outputs[row] = state.speech
+                outputs[row] = net.limit(state.speech)
             continue
         state.mel = piece if state.mel is None else torch.cat([state.mel, piece], dim=1)
         length = state.mel.shape[1]

@@ -1,4 +1,6 @@
-"""`light-tts bench`: put load on a server (`load`) or on the engine in this process (`engine`) and say how it went."""
+"""`light-tts bench`: put load on a server (`load`) or on the engine in this process (`engine`) and say how it went;
+or `simulate` a machine that is not here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from light_tts.bench.dialects import DIALECTS
 from light_tts.bench.flags import add_load_flags
+from light_tts.bench.simulate import add_simulate_parser
 from light_tts.commands.arguments import add_setting_flags, add_source_flags, settings_from
 from light_tts.errors import ConfigError
 from light_tts.settings_spec import setting_specs
@@ -24,7 +27,7 @@ _ENGINE_BRANCHES = ("model", "llm", "acoustic", "frontend", "engine")
 
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Describe the verb and its two kinds."""
+    """Describe the verb and its kinds."""
     parser = verbs.add_parser(
         "bench",
         help="put load on a server or on the engine, and measure it",
@@ -33,6 +36,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     kinds = parser.add_subparsers(title="what to load", metavar="KIND", dest="kind", required=True)
     _add_server(kinds)
     _add_engine(kinds)
+    add_simulate_parser(kinds)
 
 
 def _add_server(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -116,4 +120,5 @@ async def _measure_engine(arguments: argparse.Namespace, measurement: Measuremen
 
     with TTSEngine.load(loaded.settings) as engine:
         runs = await measurement.run(EngineTarget(engine, measurement.options))
-        return {"engine": engine.health(), "settings": loaded.describe()}, runs
+        target = {"engine": engine.health(), "settings": loaded.describe(), "stage_costs": engine.stage_costs}
+        return target, runs

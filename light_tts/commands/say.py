@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from light_tts.commands.arguments import add_setting_flags, add_source_flags, settings_from
 from light_tts.errors import EmptyText, InvalidRequest
+from light_tts.trace import RequestTrace
 from light_tts.types import ReferenceAudio, SynthesisRequest
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         default=True,
         help="make the audio in chunks as the speech is thought up (default), or each sentence in one piece",
     )
+    parser.add_argument("--trace", metavar="FILE", type=Path, help="write where the time went, as Chrome trace JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
     add_source_flags(parser)
     add_setting_flags(parser, SETTINGS, title="model")
@@ -92,7 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         speed=arguments.speed,
         seed=arguments.seed,
     )
-    _speak(request, settings, arguments.output, audio_format, started_s, quiet=arguments.quiet)
+    trace = RequestTrace() if arguments.trace is not None else None
+    _speak(request, settings, arguments.output, audio_format, started_s, quiet=arguments.quiet, trace=trace)
+    if trace is not None:
+        trace.write(arguments.trace)
     return 0
 
 
@@ -104,6 +109,7 @@ def _speak(
     started_s: float,
     *,
     quiet: bool,
+    trace: RequestTrace | None = None,
 ) -> None:
     from light_tts.commands.say_progress import SayProgress
     from light_tts.commands.speech_sinks import open_sink
@@ -115,7 +121,7 @@ def _speak(
 
             with TTSEngine.load(settings) as engine:
                 progress.loaded()
-                with engine.submit(request) as audio:
+                with engine.submit(request, trace=trace) as audio:
                     for chunk in audio:
                         progress.spoke(chunk.samples.size)
                         sink.write(chunk.samples)

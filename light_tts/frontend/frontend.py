@@ -18,7 +18,7 @@ from light_tts.frontend.registry import load_prompts, load_registry
 from light_tts.frontend.split import SplitOptions
 from light_tts.frontend.text_units import LANGUAGES, is_speakable
 from light_tts.frontend.tokenizer import TextTokenizer
-from light_tts.frontend.voice import VoiceExtractor
+from light_tts.frontend.voice import VoiceCacheStats, VoiceExtractor
 from light_tts.frontend.voice_store import VoiceStore, default_voices_dir
 from light_tts.settings import FrontendSettings
 from light_tts.types import (
@@ -50,6 +50,9 @@ class Extractor(Protocol):
     def speech_tokens(self, data: bytes) -> torch.Tensor:
         """[S] speech codes of a recording."""
 
+    def cache_stats(self) -> VoiceCacheStats:
+        """How the memory of recordings does."""
+
 
 class NoExtractor:
     """Stands in where a model directory lacks the models that read recordings."""
@@ -66,6 +69,10 @@ class NoExtractor:
         """Raises Unsupported."""
         self.extract(data)
         raise AssertionError("unreachable")
+
+    def cache_stats(self) -> VoiceCacheStats:
+        """Nothing is remembered."""
+        return VoiceCacheStats()
 
 
 class Frontend:
@@ -110,6 +117,10 @@ class Frontend:
         self._chunk_tokens = chunk_tokens
         self._remainder_tokens = -first_hop_tokens % chunk_tokens
         self._num_codes = num_codes
+
+    def voice_cache_stats(self) -> VoiceCacheStats:
+        """Of the reference recordings whose features are kept."""
+        return self._extractor.cache_stats()
 
     @classmethod
     def from_model_directory(

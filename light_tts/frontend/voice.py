@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import torch
 
@@ -16,6 +17,15 @@ from light_tts.frontend.reference_features import ReferenceFeatures
 from light_tts.frontend.resample import resample
 from light_tts.settings import FrontendSettings
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, Voice
+
+
+@dataclass(frozen=True)
+class VoiceCacheStats:
+    """Recordings remembered now, and how often one was asked for that was remembered or was not."""
+
+    entries: int = 0
+    hits: int = 0
+    misses: int = 0
 
 
 class VoiceExtractor:
@@ -32,6 +42,11 @@ class VoiceExtractor:
         self._capacity = settings.voice_cache_capacity
         self._lock = threading.Lock()
         self._voices: OrderedDict[str, Future[Voice]] = OrderedDict()
+        self._num_hits = self._num_misses = 0
+
+    def cache_stats(self) -> VoiceCacheStats:
+        """How the memory of recordings does."""
+        return VoiceCacheStats(len(self._voices), self._num_hits, self._num_misses)
 
     def extract(self, data: bytes) -> Voice:
         """The voice of a recording, id "sha256:<hex>" of its bytes, without a transcript.
@@ -45,6 +60,9 @@ class VoiceExtractor:
             if future is None:
                 future = Future()
                 self._voices[key] = future
+                self._num_misses += 1
+            else:
+                self._num_hits += 1
             self._voices.move_to_end(key)
         if not is_first:
             return future.result()

@@ -5,7 +5,7 @@ A backend knows nothing of text, audio or HTTP: ids in, ids out, through sinks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,10 @@ from light_tts.types import LLMPrompt, SamplingOptions, TokenSink
 
 class RunHandle(Protocol):
     """A run in progress, in the hands of whoever started it. Any thread may call."""
+
+    @property
+    def busy_s(self) -> float:
+        """The run's share of the steps so far: a step's time, divided by the sequences in it."""
 
     def abort(self) -> None:
         """End the run early: its sink is told `ABORT`, its memory is free within a step. Idempotent."""
@@ -56,13 +60,21 @@ class LLMStats:
 
 
 class SpeechTokenBackend(Protocol):
-    """Makes speech tokens for many runs at once. Any thread may call; sinks are called on the backend's own."""
+    """Makes speech tokens for many runs at once. Any thread may call; sinks are called on the backend's own.
+
+    on_death:  called when the backend broke; its runs have failed with StageLost by then.
+    """
+
+    on_death: Callable[[], None]
 
     def start(self) -> None:
         """Begin to work."""
 
     def close(self) -> None:
         """Stop; runs in progress fail with Cancelled. Closing twice is fine."""
+
+    def join(self) -> None:
+        """Wait until the work has ended, after `close` or a failure."""
 
     @property
     def is_alive(self) -> bool:

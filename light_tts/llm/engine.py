@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from light_tts.errors import Cancelled, ConfigError, EngineFailure, TextTooLong
+from light_tts.errors import Cancelled, ConfigError, EngineFailure, StageLost, TextTooLong
+from light_tts.events import NO_EVENTS, EngineEvents, LLMStep
 from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sampling_of
 from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
 from light_tts.llm.bistream import BiStreamLayout
 from light_tts.llm.block_manager import BlockManager
 from light_tts.llm.handles import RunInProgress, TextRunInProgress
+from light_tts.llm.isolation import IsolatingRunner
 from light_tts.llm.layout import Layout, OneWayLayout
 from light_tts.llm.model_runner import ModelRunner, SampledToken
 from light_tts.llm.random import run_key
@@ -40,12 +42,19 @@ class SpeechTokenEngine:
 
     sampling:   the checkpoint's own sampling values.
     mix_ratio:  text ids and speech codes of one block of a text run.
+    events:     is told of every step.
 
     Raises ConfigError when the KV cache cannot hold one page.
     """
 
     def __init__(
-        self, lm: SpeechLM, *, sampling: SamplingValues, settings: LLMSettings, mix_ratio: tuple[int, int]
+        self,
+        lm: SpeechLM,
+        *,
+        sampling: SamplingValues,
+        settings: LLMSettings,
+        mix_ratio: tuple[int, int],
+        events: EngineEvents = NO_EVENTS,
     ) -> None:
         num_blocks = settings.max_total_tokens // settings.block_tokens
         if not num_blocks:
@@ -56,6 +65,8 @@ class SpeechTokenEngine:
         self._defaults = sampling
         self._settings = settings
         self._mix_ratio = mix_ratio
+        self._events = events
+        self.on_death: Callable[[], None] = _nothing
         self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
         self._runner = ModelRunner(
             lm,
@@ -64,6 +75,7 @@ class SpeechTokenEngine:
             win_size=sampling.win_size,
             tau_r=sampling.tau_r,
         )
+        self._isolation = IsolatingRunner(self._runner)
         self._wake = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._live: set[Run] = set()
@@ -75,8 +87,16 @@ class SpeechTokenEngine:
 
     # life
 
+    def capture(self) -> None:
+        """Record the decoding steps as CUDA graphs, unless the settings forbid it; nothing may be running."""
+        settings = self._settings
+        if not settings.disable_cudagraph:
+            most_rows = min(settings.graph_max_batch_size, settings.max_running)
+            self._runner.capture(most_rows=most_rows, most_tokens=self._max_rows)
+
     def start(self) -> None:
-        """Start the thread; after a failure, start again with nothing running."""
+        """Start the thread; after a failure, start again with nothing running. Records CUDA graphs the first time."""
+        self.capture()
         with self._wake:
             assert self._thread is None or not self._thread.is_alive(), "the engine is already running"
             if self._error is not None:
@@ -90,9 +110,13 @@ class SpeechTokenEngine:
         with self._wake:
             self._is_closing = True
             self._wake.notify_all()
+        self.join()
+        self._fail_all(Cancelled("The server is shutting down."))
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
         if self._thread is not None:
             self._thread.join()
-        self._fail_all(Cancelled("The server is shutting down."))
 
     @property
     def is_alive(self) -> bool:
@@ -125,7 +149,7 @@ class SpeechTokenEngine:
         values = sampling_of(sampling, self._defaults)
         layout = OneWayLayout(prompt, self._lm.ids, min_codes=fewest, max_codes=most)
         run = self._take_in(layout, values, run_key(seed, run_index), sink)
-        return RunInProgress(partial(self._command, partial(self._end, run, FinishReason.ABORT)))
+        return RunInProgress(run, partial(self._command, partial(self._end, run, FinishReason.ABORT)))
 
     def open_text_run(
         self,
@@ -150,6 +174,7 @@ class SpeechTokenEngine:
             raise _too_long(layout, self._max_rows)
         run = self._take_in(layout, values, run_key(seed, run_index), sink)
         handle = TextRunInProgress(
+            run,
             abort=partial(self._command, partial(self._end, run, FinishReason.ABORT)),
             append=lambda text_ids: self._command(partial(self._append_text, run, layout, text_ids)),
             finish=partial(self._command, partial(self._finish_text, run, layout)),
@@ -166,15 +191,24 @@ class SpeechTokenEngine:
         self._obey()
         chunks = self._scheduler.schedule()
         if chunks:
-            tokens = self._runner.run(chunks)
-            self._scheduler.commit(chunks)
-            for sampled in tokens:
+            outcome = self._isolation.run(chunks)
+            self._scheduler.commit(outcome.computed)
+            for sampled in outcome.tokens:
                 self._hand_over(sampled)
-            for chunk in chunks:
+            for chunk in outcome.computed:
                 self._scheduler.settle(chunk.sequence)
+            for run, error in outcome.failed:
+                self._give_up(run, error)
             self._num_steps += 1
+            num_rows = sum(chunk.num_rows for chunk in outcome.computed)
+            self._events.llm_step(LLMStep(outcome.seconds, len(outcome.computed), num_rows))
         self._note_stats()
         return bool(chunks)
+
+    def _give_up(self, run: Run, error: Exception) -> None:
+        logger.error("a run of the language model failed alone and ends", exc_info=error)
+        self._discard(run)
+        self._end(run, _failure(EngineFailure, error))
 
     def _hand_over(self, sampled: SampledToken) -> None:
         run = sampled.sequence
@@ -244,9 +278,8 @@ class SpeechTokenEngine:
             logger.exception("the language model's thread broke; its runs fail")
             with self._wake:
                 self._error = error
-            failure = EngineFailure(f"The language model failed ({type(error).__name__}: {error}).")
-            failure.__cause__ = error
-            self._fail_all(failure)
+            self._fail_all(_failure(StageLost, error))
+            self.on_death()
 
     def _has_work(self) -> bool:
         """Sleep until there is a command or something to compute; False when closing."""
@@ -269,7 +302,7 @@ class SpeechTokenEngine:
     def _take_in(self, layout: Layout, sampling: RowSampling, key: int, sink: TokenSink) -> Run:
         with self._wake:
             if self._error is not None:
-                raise EngineFailure(f"The language model has failed ({self._error}) and takes no requests.")
+                raise StageLost(f"The language model has failed ({self._error}) and takes no requests.")
             if self._is_closing:
                 raise EngineFailure("The language model has been closed.")
             run = Run(self._num_arrivals, layout, sampling, key, sink, SilenceFilter(self._lm.ids.silent_codes))
@@ -312,6 +345,7 @@ class SpeechTokenEngine:
             blocks, max_running=settings.max_running, budget_rows=settings.prefill_budget_tokens
         )
         self._is_idle = True
+        self._isolation.reset()
         self._note_stats()
 
     def _note_stats(self) -> None:
@@ -336,3 +370,13 @@ def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:
         f"{max_rows} (max_request_tokens); begin a new stream.",
         "text",
     )
+
+
+def _failure(kind: type[EngineFailure], error: Exception) -> EngineFailure:
+    failure = kind(f"The language model failed ({type(error).__name__}: {error}).")
+    failure.__cause__ = error
+    return failure
+
+
+def _nothing() -> None:
+    pass

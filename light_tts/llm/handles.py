@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
 
 from light_tts.llm.admission import check_text_ids
+from light_tts.llm.sequence import Sequence
 
 
 class RunInProgress:
     """The `RunHandle` of a run of the built-in backend."""
 
-    def __init__(self, abort: Callable[[], None]) -> None:
+    def __init__(self, run: Sequence, abort: Callable[[], None]) -> None:
+        self._run = run
         self._abort = abort
+
+    @property
+    def busy_s(self) -> float:
+        """See `RunHandle.busy_s`."""
+        return self._run.busy_s
 
     def abort(self) -> None:
         """See `RunHandle.abort`."""
@@ -23,18 +31,19 @@ class TextRunInProgress(RunInProgress):
 
     def __init__(
         self,
+        run: Sequence,
         *,
         abort: Callable[[], None],
         append: Callable[[tuple[int, ...]], None],
         finish: Callable[[], None],
         num_text_rows: int,
     ) -> None:
-        super().__init__(abort)
+        super().__init__(run, abort)
         self._append, self._finish = append, finish
         self._num_text_rows = num_text_rows
         self._is_finished = False
 
-    def append(self, text_ids: Sequence[int]) -> None:
+    def append(self, text_ids: Ids[int]) -> None:
         """See `TextRunHandle.append`. A run that grows over the limit of one sequence fails with TextTooLong."""
         assert not self._is_finished, "text appended after finish"
         check_text_ids(text_ids, self._num_text_rows)

@@ -1,18 +1,21 @@
 """One step on the device: from chosen rows of sequences to sampled ids.
 
-Everything the device must know about a step travels in two small packed copies, and one copy brings the ids back.
+Everything the device must know about a step travels in two small packed copies, and one copy brings the ids back. Steps
+in which all sequences decode replay a recorded CUDA graph once `capture` was called (`cuda_graph.py`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from light_tts.llm.cuda_graph import DecodeGraphs, why_not
 from light_tts.llm.paged_attention import DecodeRows, PagedAttention, PagedKVCache, PrefillRows
 from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import Sampler, SamplingBatch
@@ -20,9 +23,10 @@ from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 from light_tts.models.nets.speech_lm import SpeechLM
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class SampledToken:
+
+class SampledToken(NamedTuple):
     """An id drawn for a sequence; `sampler.INVALID_TOKEN` when its logits were not finite."""
 
     sequence: Sequence
@@ -55,10 +59,31 @@ class ModelRunner:
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device, priority=-1)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        self._graphs: DecodeGraphs | None = None
+
+    def capture(self, *, most_rows: int, most_tokens: int) -> None:
+        """Record decoding steps of up to `most_rows` sequences of up to `most_tokens`; a step must not run meanwhile.
+
+        Does nothing the second time, and on a machine where nothing can be recorded.
+        """
+        if self._graphs is not None:
+            return
+        reason = why_not(self._device, self.lm.config.head_dim)
+        if reason is not None:
+            if self._device.type == "cuda":
+                logger.warning("decoding without CUDA graphs: %s", reason)
+            return
+        with torch.inference_mode(), self._on_stream():
+            self._graphs = DecodeGraphs(
+                self.lm, self.cache, self._sampler, most_rows=most_rows, most_tokens=most_tokens
+            )
 
     def run(self, chunks: list[Chunk]) -> list[SampledToken]:
         """Compute the chunks and sample where they reach the end of their sequence's rows."""
         with torch.inference_mode(), self._on_stream():
+            if self._graphs is not None and self._graphs.can_run(chunks):
+                drawn = self._graphs.run(chunks)
+                return [SampledToken(chunk.sequence, token) for chunk, token in zip(chunks, drawn, strict=True)]
             # Decoding rows first: they are attended together.
             chunks = sorted(chunks, key=lambda chunk: chunk.num_rows > 1)
             hidden = self.hidden(chunks, only_sampled=True)
@@ -106,8 +131,9 @@ class ModelRunner:
         ]
 
     def _block_table(self, decodes: list[Chunk]) -> np.ndarray:
-        """[count * num_blocks] pages of the decoding sequences, padded with page 0."""
-        table = np.zeros((len(decodes), max(map(self._num_blocks, decodes), default=0)), dtype=np.int64)
+        """[count * num_blocks] pages of the decoding sequences, padded with the page of zeros."""
+        shape = len(decodes), max(map(self._num_blocks, decodes), default=0)
+        table = np.full(shape, self.cache.zero_page, dtype=np.int64)
         for row, chunk in zip(table, decodes, strict=True):
             count = self._num_blocks(chunk)
             row[:count] = chunk.sequence.blocks[:count]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 class DecodeRows:
     """The first `count` packed rows: one of each of `count` sequences.
 
-    blocks:   [count * num_blocks] int64 pages, `num_blocks` for each sequence, padded with any page.
+    blocks:   [count * num_blocks] int64 pages, `num_blocks` for each sequence, padded with the zero page.
     visible:  [count, 1, 1, L] bool over the L slots of those pages, or None when `length` says it all.
     length:   slots that all rows see, when they see equally many; else L.
     """
@@ -50,6 +50,9 @@ class PagedKVCache:
 
     Of each token and layer the keys of all heads and then the values lie side by side, so that one copy stores both and
     one gather reads both. Pages begin as zeros: what masks hide must still be finite.
+
+    Behind the `num_blocks` pages of sequences lie two more: `zero_page` is never written, and stands where a list of
+    pages must be filled up; nobody reads `dump_slot`, where rows that only pad a batch leave theirs.
     """
 
     def __init__(
@@ -66,14 +69,20 @@ class PagedKVCache:
         self.block_tokens = block_tokens
         self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
         width = 2 * num_kv_heads * head_dim
-        self._by_page = _zeros((num_layers, num_blocks, block_tokens * width), dtype, device)
-        self._by_slot = self._by_page.view(num_layers, num_blocks * block_tokens, width)
+        self.zero_page, self.dump_slot = num_blocks, (num_blocks + 1) * block_tokens
+        self._by_page = _zeros((num_layers, num_blocks + 2, block_tokens * width), dtype, device)
+        self._by_slot = self._by_page.view(num_layers, (num_blocks + 2) * block_tokens, width)
         # Indexing by layer in every call would cost as much as the copy itself on a CPU.
-        self._pages_of, self._slots_of = list(self._by_page), list(self._by_slot)
+        self._pages_of: list[Tensor] = list(self._by_page)
+        self._slots_of: list[Tensor] = list(self._by_slot)
 
     def write(self, layer: int, slots: Tensor, key_value: Tensor) -> None:
         """Store [N, 2 * num_kv_heads, head_dim] at the slots [N] int64."""
         self._slots_of[layer].index_copy_(0, slots, key_value.flatten(1))
+
+    def slots_of(self, layer: int) -> Tensor:
+        """All slots of a layer: [num_slots, 2 * num_kv_heads * head_dim], keys and then values."""
+        return self._slots_of[layer]
 
     def read(self, layer: int, blocks: Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
         """Keys and values of `num_sequences` equally long lists of pages: twice [B, num_kv_heads, L, head_dim]."""

@@ -40,6 +40,7 @@ class Sequence:
     blocks:        its pages, in the order of its rows.
     num_computed:  rows whose keys and values are in those pages.
     last_step:     step of the engine in which rows of it were computed last.
+    busy_s:        its share of the time of the steps it took part in.
     """
 
     arrival: int
@@ -52,6 +53,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
     last_step: int = -1
+    busy_s: float = 0.0
     _block_keys: list[bytes] = field(default_factory=list)
 
     @property

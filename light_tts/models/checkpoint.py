@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from light_tts.errors import CheckpointError
@@ -24,7 +24,7 @@ _LFS_POINTER = b"version https://git-lfs"
 # What the archive reader, the restricted unpickler and the rebuilding of tensors raise on bytes that are no checkpoint.
 _READ_ERRORS = (
     RuntimeError,
-    pickle.UnpicklingError,
+    UnpicklingError,
     EOFError,
     OSError,
     ValueError,
@@ -122,7 +122,7 @@ def read_torch_file(path: Path) -> Any:
             _refuse_inflating_archive(path)
         # Only the archive form can be memory-mapped; the older single-stream form is read whole.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if "weights_only" in str(error) or "Unsupported global" in str(error) or "GLOBAL" in str(error):
             raise CheckpointError(
                 f"{path.name} wants to run code when it is loaded, or is no torch file; a weight file holds tensors "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import signal
@@ -17,6 +18,7 @@ from light_tts.errors import ConfigError, LightTTSError
 from light_tts.logs import configure_logging
 from light_tts.server.app import create_app
 from light_tts.server.errors import BrokenAnswer
+from light_tts.server.stats_log import StatsLog
 from light_tts.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,12 +39,17 @@ def run(settings: Settings) -> int:
     app = create_app(None, settings)
     server = uvicorn.Server(server_config(app, settings))
     loading = _Loading(app, server, settings)
+    statistics = None if settings.server.disable_log_stats else StatsLog(app.state.server)
     _ignore_repeated_signals()
     loading.start()
+    if statistics is not None:
+        statistics.start()
     try:
         server.run(sockets=[listener])
     finally:
         listener.close()
+        if statistics is not None:
+            statistics.close()
         loading.close()
     return 0
 
@@ -117,7 +124,7 @@ class _Loading:
         try:
             from light_tts.engine import TTSEngine
 
-            engine = TTSEngine.load(self._settings)
+            engine = TTSEngine.load(self._settings, events=self._app.state.server.engine_metrics)
             engine.warm_up()
         except Exception as error:
             if not isinstance(error, LightTTSError):
@@ -149,14 +156,17 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 def _is_news(entry: logging.LogRecord) -> bool:
-    """False for what the request's own line says already: the traceback of an answer cut on purpose, and sockets that
-    come and go.
+    """False for what the request's own line says already: the traceback of an answer cut on purpose or by a second
+    signal, and sockets that come and go.
     """
     error = entry.exc_info[1] if entry.exc_info else None
     is_socket_line = entry.levelno == logging.INFO and (
         '"WebSocket ' in entry.msg or entry.msg.startswith("connection ")
     )
-    return not isinstance(error, BrokenAnswer) and not is_socket_line
+    is_cut = (
+        isinstance(error, BrokenAnswer | asyncio.CancelledError) or "asyncio.exceptions.CancelledError" in entry.msg
+    )
+    return not is_cut and not is_socket_line
 
 
 if __name__ == "__main__":

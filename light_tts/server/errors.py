@@ -20,7 +20,9 @@ from light_tts.errors import (
     InvalidRequest,
     LightTTSError,
     Overloaded,
+    StageLost,
     TextTooLong,
+    UndecodableAudio,
     UnknownModel,
     UnknownVoice,
     Unsupported,
@@ -134,6 +136,9 @@ _OPENAI_PARAMS = {
     "spk_id": "voice",
 }
 
+# What clients of that dialect look for.
+_UNDECODABLE = "audio file format is incorrect"
+
 _REJECTION_REASONS: dict[type[Exception], str] = {
     Overloaded: "overloaded",
     NotReady: "not_ready",
@@ -186,7 +191,10 @@ def error_body(error: Exception, *, openai: bool) -> dict[str, Any]:
             }
         }
     detail = error.details if isinstance(error, InvalidFields) else None
-    return {"message": error_message(error), "detail": detail, "error_code": error_code(error)}
+    message = error_message(error)
+    if isinstance(error, UndecodableAudio):
+        message = f"{_UNDECODABLE}: {message}"
+    return {"message": message, "detail": detail, "error_code": error_code(error)}
 
 
 def error_status(error: Exception, *, openai: bool) -> int:
@@ -205,6 +213,8 @@ def error_response(error: Exception, path: str) -> JSONResponse:
         headers["Retry-After"] = "1"
     elif isinstance(error, InvalidKey):
         headers["WWW-Authenticate"] = "Bearer"
+    elif _row(error).status == 500 and not isinstance(error, StageLost):
+        headers["X-Should-Retry"] = "false"  # the same request would fail again; published SDKs ask first
     # Field values in messages may hold half a surrogate pair, which UTF-8 cannot; JSON escapes can.
     return JSONResponse(_printable(error_body(error, openai=openai)), error_status(error, openai=openai), headers)
 

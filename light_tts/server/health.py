@@ -52,9 +52,7 @@ async def readiness(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     state = server_state(request)
-    engine_health = state.health()
-    state.metrics.engine_up.set(1 if engine_health["ready"] else 0)
-    state.metrics.queued.set(engine_health["queued"])
+    state.engine_metrics.sample(state.health(), state.gpu_memory())
     return Response(state.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -71,6 +69,7 @@ def _health_body(
         "current_concurrent_requests": engine_health["running"],
         "queued_requests": engine_health["queued"],
         "max_concurrent_requests": limit or None,
+        "gpu_memory": state.gpu_memory(),
         "version": __version__,
     }
 

@@ -41,6 +41,7 @@ OTHER_SPELLING = ("text", "prompt_audio", "streaming", "language")
 
 MIN_SPEED, MAX_SPEED = 0.5, 2.0
 MAX_SEED = 2**63 - 1
+MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.1, 86_400.0
 SAMPLE_RATES_HZ = (8000, 16000, 22050, 24000, 48000)
 
 router = APIRouter()
@@ -62,6 +63,7 @@ _FIELD_TYPES: dict[str, dict[str, Any]] = {
     "top_p": {"type": "number"},
     "top_k": {"type": "integer"},
     "temperature": {"type": "number"},
+    "timeout_s": {"type": "number", "description": "Ends the request earlier than the server would."},
 }
 _FORM = {"schema": {"type": "object", "properties": _FIELD_TYPES}}
 _DOCUMENTATION = {"requestBody": {"content": {"multipart/form-data": _FORM, "application/json": _FORM}}}
@@ -134,6 +136,7 @@ def read_options(fields: Fields) -> dict[str, Any]:
         "seed": fields.integer("seed", low=0, high=MAX_SEED),
         "flow_steps": fields.integer("flow_steps", low=1, high=50),
         "text_frontend": fields.boolean("text_frontend", default=True),
+        "timeout_s": fields.number("timeout_s", low=MIN_TIMEOUT_S, high=MAX_TIMEOUT_S),
         "sampling": SamplingOptions(
             top_p=fields.number("top_p", low=0.01, high=1.0),
             top_k=fields.integer("top_k", low=1, high=10_000),

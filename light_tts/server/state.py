@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import HTTPConnection
 
 from light_tts.metrics import Metrics
+from light_tts.server.engine_metrics import EngineMetrics
 from light_tts.server.errors import NotReady
 from light_tts.server.request_record import RequestRecord
 
@@ -21,20 +22,29 @@ if TYPE_CHECKING:
 class ServerState:
     """One server: its settings, its metrics and, once loaded, its engine.
 
-    engine:       None while it loads. Written once, by the thread that loads.
-    created_at:   Unix time of the start.
+    engine:          None while it loads. Written once, by the thread that loads.
+    created_at:      Unix time of the start.
+    engine_metrics:  listens to the engine.
     """
 
     settings: Settings
     metrics: Metrics
     engine: TTSEngine | None = None
     created_at: int = field(default_factory=lambda: int(time.time()))
+    engine_metrics: EngineMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine_metrics = EngineMetrics(self.metrics)
 
     def health(self) -> dict[str, Any]:
         """The engine's own health, or the reason why there is none."""
         if self.engine is None:
             return {"ready": False, "error": None, "running": 0, "queued": 0}
         return self.engine.health()
+
+    def gpu_memory(self) -> dict[str, Any] | None:
+        """Bytes in use on the device; None on CPU and while the engine loads."""
+        return None if self.engine is None else self.engine.gpu_memory()
 
     def ready_engine(self) -> TTSEngine:
         """The engine. Raises NotReady while it loads or when it has failed."""

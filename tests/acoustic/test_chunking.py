@@ -153,3 +153,68 @@ def test_a_hop_that_ran_cannot_run_again():
 def test_impossible_plans_are_refused(bad):
     with pytest.raises(ValueError, match=r"must be at least|cannot be"):
         HopPlan.streaming(0, **bad)
+
+
+def run_flexibly(plan: HopPlan, total: int, step: int, chunks: list[int]) -> list[Hop]:
+    """As a planner does it: the smallest hop and some more chunks."""
+    hops: list[Hop] = []
+    for available in [*range(0, total, step), total]:
+        ended = available == total
+        while (smallest := plan.smallest_hop(available, ended)) is not None:
+            wanted = chunks[len(hops) % len(chunks)]
+            most = plan.more_chunks(smallest, available, ended=ended)
+            hop = plan.grown(smallest, min(wanted, most), available, ended=ended)
+            plan.advance(hop)
+            hops.append(hop)
+    return hops
+
+
+@given(
+    prompt=counts,
+    total=counts,
+    options=plans,
+    step=st.integers(1, 200),
+    chunks=st.lists(st.integers(0, 4), min_size=1, max_size=5),
+)
+def test_hops_sized_by_a_planner_stay_on_the_grid_and_give_the_same_pieces(prompt, total, options, step, chunks):
+    hops = run_flexibly(HopPlan.streaming(prompt, **options), total, step, chunks)
+    chunk = options["chunk_tokens"]
+    position = 0
+    for hop in hops:
+        assert hop.offset_tokens == position
+        position += hop.hop_tokens
+        assert hop.is_final or (prompt + position) % chunk == 0
+        assert hop.visible_tokens <= total
+    assert position == total
+    assert [hop.is_final for hop in hops] == [False] * (len(hops) - 1) + [True]
+    planned = run_plan(HopPlan.streaming(prompt, **options), total)
+    assert pieces_of(hops, prompt, chunk) == pieces_of(planned, prompt, chunk)
+    if options["final_full_mask"]:
+        assert hops == planned, "what the last hop computes again must not depend on the planner"
+
+
+def test_a_short_tail_joins_the_hop_before_it():
+    plan = HopPlan.streaming(0, first_hop_tokens=25)
+    plan.advance(plan.next_hop(28, ended=False))
+    smallest = plan.smallest_hop(77, ended=True)
+    assert smallest == Hop(53, 25, 25, is_final=False, full_mask=False)
+    assert plan.more_chunks(smallest, 77, ended=True) == 1
+    assert plan.grown(smallest, 1, 77, ended=True) == Hop(77, 25, 52, is_final=True, full_mask=False)
+    assert plan.grown(smallest, 0, 77, ended=True) == smallest
+    assert plan.more_chunks(smallest, 77, ended=False) == 0
+    # One token more, and a chunk joins first.
+    assert plan.more_chunks(smallest, 78, ended=True) == 2
+    assert plan.grown(smallest, 1, 78, ended=True) == Hop(78, 25, 50, is_final=False, full_mask=False)
+
+
+def test_a_hop_can_grow_up_to_its_schedule_or_beyond():
+    plan = HopPlan.streaming(0, first_hop_tokens=25, max_hop_tokens=100)
+    plan.advance(plan.next_hop(28, ended=False))
+    smallest = plan.smallest_hop(1000, ended=False)
+    assert plan.more_chunks(smallest, 1000, ended=True) == 3
+    assert plan.can_grow(smallest)
+    scheduled = plan.grown(smallest, 1, 1000, ended=False)
+    assert scheduled.hop_tokens == 50
+    assert not plan.can_grow(scheduled)
+    assert plan.can_grow(scheduled, beyond_schedule=True)
+    assert not plan.can_grow(plan.grown(smallest, 3, 1000, ended=False), beyond_schedule=True)

@@ -6,7 +6,9 @@ import threading
 import pytest
 import torch
 
-from light_tts.errors import Cancelled, EngineFailure, InvalidRequest, TextTooLong
+from light_tts.errors import Cancelled, EngineFailure, InvalidRequest, StageLost, TextTooLong
+from light_tts.events import NoEvents
+from light_tts.llm.isolation import MAX_FAILED_STEPS
 from light_tts.types import FinishReason, SamplingOptions
 from tests.llm.tiny_llm import RecordingSink, make_engine, prompt_of, run_dry
 
@@ -347,23 +349,25 @@ def test_closing_fails_what_runs_and_refuses_what_comes(lm, started):
         started.submit(prompt_of(lm, [1]), RecordingSink(), seed=0)
 
 
-def test_a_broken_step_fails_every_run_is_seen_and_can_be_started_again(lm, started, monkeypatch):
-    waiting, running = WaitingSink(), WaitingSink()
+def test_a_dead_thread_fails_every_run_is_seen_and_can_be_started_again(lm, started, monkeypatch):
+    waiting, running, deaths = WaitingSink(), WaitingSink(), []
+    started.on_death = lambda: deaths.append(waiting.error)
     started.open_text_run(prompt_of(lm, []), waiting, seed=0)
 
-    def broken(chunks):
-        raise RuntimeError("out of memory")
+    def broken(*_):
+        raise RuntimeError("lost count")
 
     with monkeypatch.context() as patch:
-        patch.setattr(started._runner, "run", broken)
+        patch.setattr(started._scheduler, "schedule", broken)
         started.submit(prompt_of(lm, [1, 2]), running, seed=0)
         for sink in (waiting, running):
             assert sink.finished.wait(30)
-            assert isinstance(sink.error, EngineFailure)
-        started._thread.join(30)
+            assert isinstance(sink.error, StageLost)
+        started.join()
     assert not started.is_alive
-    assert "out of memory" in str(started.error)
-    with pytest.raises(EngineFailure, match="out of memory"):
+    assert "lost count" in str(started.error)
+    assert deaths == [waiting.error]
+    with pytest.raises(StageLost, match="lost count"):
         started.submit(prompt_of(lm, [1]), RecordingSink(), seed=0)
     started.start()
     again = WaitingSink()
@@ -371,3 +375,73 @@ def test_a_broken_step_fails_every_run_is_seen_and_can_be_started_again(lm, star
     start(started, job, again)
     assert again.finished.wait(30)
     assert again.outcome == alone(lm, job)
+
+
+def breaking(engine, guilty, monkeypatch):
+    """Computing the guilty layout raises, alone or in company."""
+    run = engine._runner.run
+
+    def run_or_raise(chunks):
+        if any(chunk.sequence.layout is guilty.get("layout") for chunk in chunks):
+            raise RuntimeError("bad rows")
+        return run(chunks)
+
+    monkeypatch.setattr(engine._runner, "run", run_or_raise)
+
+
+def test_a_run_that_cannot_be_computed_ends_alone(lm, monkeypatch):
+    engine, guilty = make_engine(lm), {}
+    breaking(engine, guilty, monkeypatch)
+    jobs = make_jobs(lm, 4)
+    sinks = [RecordingSink() for _ in jobs]
+    handles = [start(engine, job, sink) for job, sink in zip(jobs, sinks, strict=True)]
+    victim, other = RecordingSink(), RecordingSink()
+    engine.submit(prompt_of(lm, [1, 2, 3]), victim, seed=0)
+    guilty["layout"] = max(engine._live, key=lambda run: run.arrival).layout
+    for handle, pieces in handles:
+        while pieces:
+            feed(handle, pieces)
+    run_dry(engine)
+    assert type(victim.error) is EngineFailure
+    assert victim.num_ends == 1
+    for job, sink in zip(jobs, sinks, strict=True):
+        assert sink.outcome == alone(lm, job)
+    assert engine.stats().kv_blocks_used == 0
+    engine.submit(prompt_of(lm, [1, 2]), other, seed=0)
+    run_dry(engine)
+    assert other.error is None
+
+
+def test_steps_that_all_fail_break_the_engine(lm, monkeypatch):
+    engine = make_engine(lm)
+
+    def broken(chunks):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(engine._runner, "run", broken)
+    sinks = [RecordingSink() for _ in range(MAX_FAILED_STEPS)]
+    for sink in sinks[:-1]:
+        engine.submit(prompt_of(lm, [1, 2]), sink, seed=0)
+        engine.step()
+        assert type(sink.error) is EngineFailure
+    engine.submit(prompt_of(lm, [1, 2]), sinks[-1], seed=0)
+    with pytest.raises(RuntimeError, match="no memory"):
+        engine.step()
+
+
+def test_every_run_gets_its_share_of_the_steps(lm):
+    engine, steps = make_engine(lm), []
+    engine._events = Recorder(steps)
+    handles = [engine.submit(prompt_of(lm, [1, 2, 3]), RecordingSink(), seed=seed) for seed in range(3)]
+    run_dry(engine)
+    assert all(handle.busy_s > 0 for handle in handles)
+    assert sum(handle.busy_s for handle in handles) == pytest.approx(sum(step.seconds for step in steps))
+    assert max(step.sequences for step in steps) == 3
+
+
+class Recorder(NoEvents):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def llm_step(self, step):
+        self.steps.append(step)

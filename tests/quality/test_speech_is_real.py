@@ -17,9 +17,10 @@ from light_tts.settings import Settings
 from light_tts.types import SynthesisRequest
 
 EVAL_DIR = Path(__file__).resolve().parents[1] / "assets" / "eval"
-# Twice the mean error rate of the whole set (6.8 % and 1.9 % with the reference code): six sentences vary.
-MAX_ERROR_RATE = {"en": 0.15, "zh": 0.08}
-NUM_SENTENCES = 6
+# The whole set has 7.5 % and 1.4 % as the mean of three seeds (benchmarks/results); single runs of ten sentences spread
+# from 2 to 11 % and from 0 to 3 %.
+MAX_ERROR_RATE = {"en": 0.18, "zh": 0.08}
+EVERY = 3  # of the thirty sentences of a language
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def score() -> ModuleType:
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_sentences_are_understood(score: ModuleType, language: str, stream: bool) -> None:
     rows = [json.loads(line) for line in (EVAL_DIR / "sentences.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["language"] == language][:NUM_SENTENCES]
+    rows = [row for row in rows if row["language"] == language][::EVERY]
     recogniser = score.Recogniser(builtin_model_dir())
     wrong = total = 0
     with TTSEngine.load(Settings()) as engine:

@@ -125,6 +125,9 @@ class FakeEngine:
             "uptime_s": 1.0,
         }
 
+    def gpu_memory(self):
+        return None
+
     def submit(self, request):
         stream = AudioStream(request.request_id, timeout_s=30, max_pending_chunks=64)
         self._admit(stream, request)

@@ -1,5 +1,6 @@
 """The process: port, loading, draining. The engine is the fake one, put in place of the real one in a child process."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -26,7 +27,7 @@ from light_tts.settings import ServerSettings, Settings
 
 class TTSEngine(FakeEngine):
     @classmethod
-    def load(cls, settings):
+    def load(cls, settings, events=None):
         time.sleep({load_s})
         if {is_broken}:
             raise CheckpointError("model.pt is missing.")
@@ -135,6 +136,8 @@ def test_what_the_requests_own_line_says_is_not_logged_twice():
         return logging.LogRecord("uvicorn.error", logging.INFO, "f", 1, message, (), exc_info)
 
     assert not _is_news(entry("Exception in ASGI application\n", BrokenAnswer("cut")))
+    assert not _is_news(entry("Exception in ASGI application\n", asyncio.CancelledError()))
+    assert not _is_news(entry("Traceback ...\nasyncio.exceptions.CancelledError"))
     assert not _is_news(entry('%s - "WebSocket %s" [accepted]'))
     assert not _is_news(entry("connection open"))
     assert _is_news(entry("Exception in ASGI application\n", ValueError("bug")))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything of one GPU session: the GPU tests, then first figures and stage costs of both full-size families.
-# Usage: benchmarks/gpu_session.sh OUTPUT_DIR [FAMILY ...]
+# The GPU tests, then first figures and stage costs of both full-size families.
+# Usage: benchmarks/gpu_figures.sh OUTPUT_DIR [FAMILY ...]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$1

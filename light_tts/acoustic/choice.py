@@ -1,0 +1,76 @@
+"""What the decoder's thread does next, given all open runs: the planner's questions put together, its answer read.
+
+Reads no clock, so that a simulation can ask the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from light_tts.acoustic.chunking import Hop, HopPlan
+from light_tts.acoustic.planner import first_hop_under_load, plan
+from light_tts.acoustic.run import AcousticJob, AcousticRun
+from light_tts.acoustic.stage_costs import CostTable
+from light_tts.settings import AcousticSettings
+
+
+def hop_plan_for(
+    job: AcousticJob,
+    settings: AcousticSettings,
+    costs: CostTable,
+    *,
+    num_streams: int,
+    chunk_tokens: int,
+    lookahead_tokens: int,
+) -> HopPlan:
+    """The hops of a new run; the first one is longer when the system is near its capacity.
+
+    num_streams: open runs, this one included.
+    """
+    prompt_tokens = int(job.prompt.tokens.shape[0])
+    if not job.stream:
+        return HopPlan.offline(prompt_tokens)
+    first_hop_tokens = settings.first_hop_tokens
+    if settings.prompt_alignment == "exact":
+        # The reference's first hop is a whole chunk and what the prompt's last one lacks.
+        first_hop_tokens = max(first_hop_tokens, chunk_tokens)
+    has_full_mask = settings.final_hop_mask == "full"
+    if not has_full_mask:  # with it, how the audio sounds depends on where hops end
+        first_hop_tokens = first_hop_under_load(
+            costs,
+            num_streams,
+            least_tokens=first_hop_tokens,
+            chunk_tokens=chunk_tokens,
+            max_tokens=settings.max_hop_tokens,
+            max_batch=settings.max_batch,
+        )
+    return HopPlan.streaming(
+        prompt_tokens,
+        chunk_tokens=chunk_tokens,
+        lookahead_tokens=lookahead_tokens,
+        first_hop_tokens=first_hop_tokens,
+        max_hop_tokens=settings.max_hop_tokens,
+        final_full_mask=has_full_mask,
+    )
+
+
+def choose_hops(
+    runs: Mapping[int, AcousticRun], costs: CostTable, settings: AcousticSettings, now_s: float
+) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
+    """(the hops to run now in one call, when to look again if nothing happens before).
+
+    runs: by key, in the order in which they were opened. Call with their tokens at rest.
+    """
+    wait_s = settings.boundary_wait_ms / 1000.0
+    is_crowded = len(runs) > 1
+    offers = [(run, run.offer(now_s, is_crowded=is_crowded, boundary_wait_s=wait_s)) for run in runs.values()]
+    dry_s = [run.dry_s(now_s) for run, candidate in offers if candidate is None]
+    choice = plan(
+        [candidate for _, candidate in offers if candidate is not None],
+        costs,
+        max_batch=settings.max_batch,
+        num_unheard=sum(1 for run in runs.values() if run.is_unheard),
+        next_dry_s=min((seconds for seconds in dry_s if seconds is not None), default=math.inf),
+    )
+    return [(runs[pick.key], runs[pick.key].hop_with(pick.more_chunks)) for pick in choice.picks], choice.recheck_s

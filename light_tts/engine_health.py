@@ -1,0 +1,41 @@
+"""What health pages say of an engine: snapshots of its parts, taken without any lock of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from light_tts.acoustic.decoder import AcousticDecoder
+from light_tts.llm.backend import LLMStats, SpeechTokenBackend
+
+
+def llm_health(llms: Iterable[SpeechTokenBackend]) -> dict[str, int]:
+    """Sums over the language models of a server."""
+    stats: list[LLMStats] = [llm.stats() for llm in llms]
+    return {name.name: sum(getattr(each, name.name) for each in stats) for name in fields(LLMStats)}
+
+
+def acoustic_health(decoder: AcousticDecoder) -> dict[str, int]:
+    """Open runs, and the flow states kept for voices and for running streams."""
+    return {
+        "runs": decoder.num_runs,
+        "prompt_cache_entries": len(decoder.flow.prompts),
+        "prompt_cache_bytes": decoder.flow.prompts.used_bytes,
+        "stream_cache_bytes": decoder.flow.stream_budget.used_bytes,
+    }
+
+
+def gpu_memory(device: torch.device) -> dict[str, Any] | None:
+    """Bytes of the device as its driver sees them, and what this process reserved; None on CPU."""
+    if device.type != "cuda":
+        return None
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "used_bytes": total_bytes - free_bytes,
+        "total_bytes": total_bytes,
+        "reserved_bytes": torch.cuda.memory_reserved(device),
+    }

@@ -1,0 +1,171 @@
+"""Split-KV flash decoding for grouped queries over pages (Dao et al. 2023, "Flash-Decoding"; Kwon et al. 2023,
+arXiv:2309.06180), with rotation and store of the new row inside. Plain version: `paged_decode.py`.
+
+Importing this needs Triton. Every shape is fixed by the number of rows, and all lengths are read on the device: a
+recorded CUDA graph serves contexts of any length.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from light_tts.kernels.paged_decode import DecodePages
+
+# Measured on an H200, 24 layers, pasts of 150 to 600 tokens: with few programs short tiles, else long ones.
+_WANTED_PROGRAMS = 512
+_MOST_SPLITS = 16
+_FEW_PROGRAMS, _FEW_TILE_TOKENS, _TILE_TOKENS = 16, 16, 64
+_LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend_kernel(
+    query: tl.tensor,
+    key_value: tl.tensor,
+    rotation: tl.tensor,
+    cache: tl.tensor,
+    past_of: tl.tensor,
+    slot_of: tl.tensor,
+    table: tl.tensor,
+    table_width: tl.tensor,
+    out: tl.tensor,
+    partial_sums: tl.tensor,
+    partial_scales: tl.tensor,
+    scale_log2: tl.tensor,
+    query_stride: tl.tensor,
+    key_value_stride: tl.tensor,
+    BLOCK_TOKENS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+    TILE: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    split = tl.program_id(2)
+    past = tl.load(past_of + row)
+    width = tl.load(table_width)
+    slot_width: tl.constexpr = 2 * KV_HEADS * HEAD_DIM
+
+    members = tl.arange(0, GROUP_ROWS)
+    dims = tl.arange(0, HEAD_DIM)
+    is_member = members[:, None] < GROUP
+    places = (head * GROUP + members)[:, None] * HEAD_DIM + dims[None, :]
+    # Each number of a rotary pair needs its neighbour, with a sign.
+    turn = rotation + row * HEAD_DIM + dims // 2 * 2
+    cosine = tl.load(turn)
+    sine = tl.load(turn + 1) * tl.where(dims % 2 == 0, -1.0, 1.0)
+    places_of_pair = (head * GROUP + members)[:, None] * HEAD_DIM + (dims ^ 1)[None, :]
+    straight = tl.load(query + row * query_stride + places, mask=is_member, other=0.0).to(tl.float32)
+    crossed = tl.load(query + row * query_stride + places_of_pair, mask=is_member, other=0.0).to(tl.float32)
+    queries = (straight * cosine[None, :] + crossed * sine[None, :]).to(query.dtype.element_ty)
+
+    # The row itself belongs to the first split, straight from the projection; no other program may read its slot.
+    top = tl.full([GROUP_ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([GROUP_ROWS], tl.float32)
+    sums = tl.zeros([GROUP_ROWS, HEAD_DIM], tl.float32)
+    if split == 0:
+        own = key_value + row * key_value_stride + head * HEAD_DIM
+        own_key = tl.load(own + dims).to(tl.float32) * cosine + tl.load(own + (dims ^ 1)).to(tl.float32) * sine
+        own_key = own_key.to(key_value.dtype.element_ty)
+        own_value = tl.load(own + KV_HEADS * HEAD_DIM + dims)
+        kept = cache + tl.load(slot_of + row) * slot_width + head * HEAD_DIM + dims
+        tl.store(kept, own_key)
+        tl.store(kept + KV_HEADS * HEAD_DIM, own_value)
+        top = tl.sum(queries.to(tl.float32) * own_key.to(tl.float32)[None, :], axis=1) * scale_log2
+        total += 1.0
+        sums += own_value.to(tl.float32)[None, :]
+
+    tiles_per_split = tl.cdiv(tl.cdiv(past, TILE), SPLITS)
+    start = split * tiles_per_split * TILE
+    stop = tl.minimum(past, start + tiles_per_split * TILE)
+    for first in range(start, stop, TILE):
+        tokens = first + tl.arange(0, TILE)
+        is_seen = tokens < stop
+        page = tl.load(table + row * width + tokens // BLOCK_TOKENS, mask=is_seen, other=0)
+        slots = page * BLOCK_TOKENS + tokens % BLOCK_TOKENS
+        source = cache + slots[:, None] * slot_width + head * HEAD_DIM + dims[None, :]
+        keys = tl.load(source, mask=is_seen[:, None], other=0.0)
+        values = tl.load(source + KV_HEADS * HEAD_DIM, mask=is_seen[:, None], other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale_log2
+        scores = tl.where(is_seen[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - new_top[:, None])
+        shrink = tl.exp2(top - new_top)
+        total = total * shrink + tl.sum(weights, axis=1)
+        sums = sums * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        top = new_top
+
+    if SPLITS == 1:
+        target = out + row * (KV_HEADS * GROUP * HEAD_DIM) + places
+        tl.store(target, (sums / total[:, None]).to(out.dtype.element_ty), mask=is_member)
+    else:
+        part = (row * KV_HEADS + head) * SPLITS + split
+        ranks = part * GROUP_ROWS + members
+        tl.store(partial_sums + ranks[:, None] * HEAD_DIM + dims[None, :], sums, mask=is_member)
+        tl.store(partial_scales + ranks * 2, top, mask=members < GROUP)
+        tl.store(partial_scales + ranks * 2 + 1, total, mask=members < GROUP)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _join_kernel(
+    partial_sums: tl.tensor,
+    partial_scales: tl.tensor,
+    out: tl.tensor,
+    GROUP: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+) -> None:
+    """One query head: weigh what the splits found by their share of the softmax."""
+    head = tl.program_id(0).to(tl.int64)
+    dims = tl.arange(0, HEAD_DIM)
+    splits = tl.arange(0, SPLITS)
+    ranks = ((head // GROUP) * SPLITS + splits) * GROUP_ROWS + head % GROUP
+    tops = tl.load(partial_scales + ranks * 2)
+    weights = tl.exp2(tops - tl.max(tops, axis=0))
+    total = tl.sum(tl.load(partial_scales + ranks * 2 + 1) * weights, axis=0)
+    sums = tl.load(partial_sums + ranks[:, None] * HEAD_DIM + dims[None, :])
+    joined = tl.sum(sums * weights[:, None], axis=0) / total
+    tl.store(out + head * HEAD_DIM + dims, joined.to(out.dtype.element_ty))
+
+
+def num_splits(num_rows: int, num_kv_heads: int) -> int:
+    """Into how many parts the past of each row is cut, so that few rows too keep the whole GPU busy: a power of 2."""
+    wanted = max(1, _WANTED_PROGRAMS // (num_rows * num_kv_heads))
+    return min(_MOST_SPLITS, 1 << (wanted.bit_length() - 1))
+
+
+def decode_attention(
+    query: Tensor, key_value: Tensor, rotation: Tensor, cache: Tensor, pages: DecodePages, block_tokens: int
+) -> Tensor:
+    """See `decode_attention_plain`; reads nothing on the host, and nothing that a row does not see.
+
+    Heads of `query` and of `key_value` must lie side by side within a row; head_dim must be a power of 2, 16 or more.
+    """
+    num_rows, num_heads, head_dim = query.shape
+    kv_heads = key_value.shape[1] // 2
+    group = num_heads // kv_heads
+    group_rows = max(_LEAST_DOT_ROWS, triton.next_power_of_2(group))
+    splits = num_splits(num_rows, kv_heads)
+    tile_tokens = _FEW_TILE_TOKENS if num_rows * kv_heads <= _FEW_PROGRAMS else _TILE_TOKENS
+    out = torch.empty(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)
+    parts = (num_rows * kv_heads * splits * group_rows) if splits > 1 else 1
+    sums = torch.empty(parts, head_dim, dtype=torch.float32, device=query.device)
+    scales = torch.empty(parts, 2, dtype=torch.float32, device=query.device)
+    _attend_kernel[(num_rows, kv_heads, splits)](
+        query, key_value, rotation, cache, pages.past, pages.slots, pages.table, pages.table_width, out, sums, scales,
+        head_dim**-0.5 * 1.4426950408889634, query.stride(0), key_value.stride(0),
+        BLOCK_TOKENS=block_tokens, KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim,
+        SPLITS=splits, TILE=tile_tokens, num_warps=4,
+    )  # fmt: skip
+    if splits > 1:
+        _join_kernel[(num_rows * num_heads,)](
+            sums, scales, out, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim, SPLITS=splits, num_warps=2
+        )
+    return out

@@ -1,0 +1,98 @@
+"""The periodic line: how much work the engine has, and how fast it does it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from light_tts.server.state import ServerState
+
+logger = structlog.stdlib.get_logger("light_tts.stats")
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Totals since the start."""
+
+    at_s: float
+    speech_tokens: int = 0
+    rows: int = 0
+    steps: int = 0
+    sequences: int = 0
+    calls: int = 0
+    hops: int = 0
+    audio_s: float = 0.0
+
+
+class StatsLog:
+    """Writes one line per interval at level info, none while nothing happens."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self._interval_s = state.settings.server.log_stats_interval_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="stats", daemon=True)
+        self._before = _Moment(time.monotonic())
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stopped.set()
+        self._thread.join()
+
+    def line(self) -> dict[str, object] | None:
+        """What happened since the last call; None for nothing."""
+        health = self._state.health()
+        before, now = self._before, self._moment()
+        self._before = now
+        if self._state.engine is None:
+            return None  # the warm-up is nobody's request
+        is_idle = not health["running"] and not health["queued"] and now.steps == before.steps
+        if is_idle and now.calls == before.calls:
+            return None
+        seconds = max(now.at_s - before.at_s, 1e-6)
+        generated = now.speech_tokens - before.speech_tokens
+        llm = health.get("llm", {})
+        memory = self._state.gpu_memory()
+        return {
+            "running": health["running"],
+            "queued": health["queued"],
+            "prompt_tokens_per_s": round(max(0, now.rows - before.rows - generated) / seconds, 1),
+            "speech_tokens_per_s": round(generated / seconds, 1),
+            "audio_s_per_s": round((now.audio_s - before.audio_s) / seconds, 2),
+            "llm_batch": _mean(now.sequences - before.sequences, now.steps - before.steps),
+            "flow_batch": _mean(now.hops - before.hops, now.calls - before.calls),
+            "kv_blocks": f"{llm.get('kv_blocks_used', 0)}/{llm.get('kv_blocks_total', 0)}",
+            "gpu_memory_mb": None if memory is None else memory["used_bytes"] // 2**20,
+        }
+
+    def _moment(self) -> _Moment:
+        totals = self._state.engine_metrics
+        return _Moment(
+            at_s=time.monotonic(),
+            speech_tokens=int(self._state.health().get("llm", {}).get("speech_tokens", 0)),
+            rows=totals.num_step_rows,
+            steps=totals.num_steps,
+            sequences=totals.num_step_sequences,
+            calls=totals.num_calls,
+            hops=totals.num_call_hops,
+            audio_s=totals.audio_s,
+        )
+
+    def _work(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            line = self.line()
+            if line is not None:
+                logger.info("engine stats", **line)
+
+
+def _mean(total: int, count: int) -> float | None:
+    return round(total / count, 2) if count else None

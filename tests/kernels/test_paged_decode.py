@@ -1,0 +1,130 @@
+"""The two versions of decoding attention agree, with each other and with attention written out by hand.
+
+Without a GPU the Triton version runs in Triton's interpreter: `TRITON_INTERPRET=1 pytest tests/kernels`.
+"""
+
+import pytest
+import torch
+
+from light_tts.kernels.paged_decode import DecodePages, decode_attention_plain
+
+
+class Case:
+    """Rows with pasts of different lengths in shuffled pages; pages that nobody sees hold NaN or `unseen`."""
+
+    def __init__(self, lengths, *, heads=14, kv_heads=2, head_dim=64, block_tokens=16, dtype, device, unseen=0.0):
+        generator = torch.Generator().manual_seed(sum(lengths))
+        self.block_tokens = block_tokens
+        self.past = lengths
+        widths = [length // block_tokens + 1 for length in lengths]
+        num_pages = sum(widths) + 1
+        order = torch.randperm(num_pages - 1, generator=generator).tolist()
+        table = torch.full((len(lengths), max(widths) + 2), num_pages - 1)
+        slots = []
+        for row, (width, length) in enumerate(zip(widths, lengths, strict=True)):
+            own, order = order[:width], order[width:]
+            table[row, :width] = torch.tensor(own)
+            slots.append(own[-1] * block_tokens + length % block_tokens)
+        cache = torch.randn(num_pages * block_tokens, 2 * kv_heads * head_dim, generator=generator)
+        cache[-block_tokens:] = unseen
+        cache[slots] = unseen
+        # As in the model: queries, keys and values of a row are parts of one longer row.
+        rows = torch.randn(len(lengths), heads + 2 * kv_heads, head_dim, generator=generator)
+        self.cache, rows = cache.to(device, dtype), rows.to(device, dtype)
+        self.query, self.key_value = rows[:, :heads], rows[:, heads:]
+        angles = torch.rand(len(lengths), head_dim // 2, generator=generator) * 6
+        self.rotation = torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).to(device)
+        # The same values as rotation by complex products gives them.
+        self.stored = self.key_value.clone()
+        turned = torch.view_as_complex(self.stored[:, :kv_heads].float().unflatten(-1, (-1, 2)).contiguous())
+        turned = torch.view_as_real(turned * torch.view_as_complex(self.rotation)[:, None])
+        self.stored[:, :kv_heads] = turned.flatten(-2).to(dtype)
+        self.pages = DecodePages(
+            torch.tensor(lengths, device=device),
+            torch.tensor(slots, device=device),
+            table.flatten().to(device),
+            torch.tensor([table.shape[1]], device=device),
+        )
+
+    def run(self, attend):
+        """Output and the cache afterwards."""
+        cache = self.cache.clone()
+        out = attend(self.query, self.key_value, self.rotation, cache, self.pages, self.block_tokens)
+        return out, cache
+
+    def same_in_cache(self, cache):
+        return torch.allclose(cache[self.pages.slots].float(), self.stored.flatten(1).float(), rtol=1e-2, atol=1e-6)
+
+    def by_hand(self):
+        """Attention of each row and head alone, in float64."""
+        width = int(self.pages.table_width)
+        heads, (_, twice, head_dim) = self.query.shape[1], self.key_value.shape
+        query = torch.view_as_complex(self.query.double().unflatten(-1, (-1, 2)).contiguous())
+        query = query * torch.view_as_complex(self.rotation.double())[:, None]
+        query = torch.view_as_real(query).flatten(-2)
+        result = []
+        for row, length in enumerate(self.past):
+            places = [
+                int(self.pages.table[row * width + t // self.block_tokens]) * self.block_tokens + t % self.block_tokens
+                for t in range(length)
+            ]
+            seen = torch.cat([self.cache[places].view(length, twice, head_dim), self.stored[row : row + 1]]).double()
+            for head in range(heads):
+                group = head * (twice // 2) // heads
+                scores = seen[:, group] @ query[row, head] * head_dim**-0.5
+                result.append(torch.softmax(scores, 0) @ seen[:, twice // 2 + group])
+        return torch.stack(result).view(len(self.past), -1)
+
+
+LENGTHS = [[0], [1, 15], [16, 17, 31], [300], [0, 5, 64, 200, 129], [40] * 33]
+
+
+def largest_error(found, expected):
+    return ((found.double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_the_plain_version_is_attention(lengths):
+    case = Case(lengths, dtype=torch.float32, device="cpu")
+    out, cache = case.run(decode_attention_plain)
+    assert largest_error(out, case.by_hand()) < 1e-5
+    assert case.same_in_cache(cache)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "sizes"),
+    [
+        (torch.float32, 1e-5, {}),
+        (torch.float32, 1e-5, {"heads": 4, "kv_heads": 2, "head_dim": 32, "block_tokens": 4}),
+        (torch.float32, 1e-5, {"heads": 3, "kv_heads": 1, "head_dim": 16, "block_tokens": 7}),
+        (torch.bfloat16, 1e-2, {}),
+    ],
+    ids=["float32", "tiny", "odd", "bfloat16"],
+)
+def test_the_kernel_agrees_with_the_plain_version(device, lengths, dtype, tolerance, sizes):
+    from light_tts.kernels.paged_decode_triton import decode_attention
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
+    # What a row does not see may be anything for the kernel, even what is no number.
+    case = Case(lengths, dtype=dtype, device=device, unseen=float("nan"), **sizes)
+    out, cache = case.run(decode_attention)
+    assert largest_error(out.cpu(), case.by_hand().cpu()) < tolerance
+    finite = Case(lengths, dtype=dtype, device=device, **sizes)
+    assert largest_error(out.cpu(), finite.run(decode_attention_plain)[0].double().cpu()) < tolerance
+    assert case.same_in_cache(cache)
+    untouched = torch.ones(len(cache), dtype=torch.bool, device=device)
+    untouched[case.pages.slots] = False
+    assert torch.equal(cache[untouched].nan_to_num(7.0), case.cache[untouched].nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 16, 64, 100, 256])
+def test_few_rows_are_cut_into_many_parts_and_many_into_none(num_rows):
+    pytest.importorskip("triton")
+    from light_tts.kernels.paged_decode_triton import num_splits
+
+    splits = num_splits(num_rows, 2)
+    assert splits in (1, 2, 4, 8, 16)
+    assert splits == 1 or splits * num_rows * 2 <= 512
+    assert (splits > 1) == (num_rows <= 128)
