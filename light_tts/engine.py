@@ -36,7 +36,7 @@ from light_tts.frontend.frontend import Frontend
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.narration import Narration
-from light_tts.placement import Placement, automatic_cpu_threads, place
+from light_tts.placement import Placement, place, prepare_cpu
 from light_tts.request_ranges import check_ranges
 from light_tts.settings import Settings
 from light_tts.speech_source import SpeechSource, start_codes
@@ -99,7 +99,7 @@ class TTSEngine:
         """
         placement = place(settings.model)
         if placement.device.type == "cpu":
-            torch.set_num_threads(settings.model.cpu_threads or automatic_cpu_threads())
+            prepare_cpu(settings.model.cpu_threads)
         directory = ModelDirectory.open(Path(settings.model.model_dir or builtin_model_dir()))
         with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
             flow_net = pool.submit(directory.load_flow, dtype=placement.flow_dtype, device=placement.device)

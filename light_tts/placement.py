@@ -59,9 +59,15 @@ def place(settings: ModelSettings) -> Placement:
     )
 
 
-def automatic_cpu_threads() -> int:
-    """Two threads of ours compute at once, the language model's and the acoustic one: each gets half of the cores."""
-    return max(1, min(8, (os.cpu_count() or 2) // 2))
+def prepare_cpu(threads: int) -> None:
+    """Set up torch for computing on the processor; before the first product.
+
+    threads:  of one operation. 0: half of the cores, at most 8, since two threads of ours compute at once, the language
+              model's and the acoustic one.
+    """
+    torch.set_num_threads(threads or max(1, min(8, (os.cpu_count() or 2) // 2)))
+    # oneDNN keeps a compiled kernel for each of the last 1024 shapes, which took 200 MB more and saved no time.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def _resolve(name: str, wanted: DType, automatic: torch.dtype, device: torch.device) -> torch.dtype:
