@@ -1,6 +1,6 @@
 """The bi-stream layout against the trained layout, for texts and arrivals of every kind."""
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from light_tts.llm.bistream import MIN_LENGTH_CAP, BiStreamLayout
@@ -70,13 +70,21 @@ def test_the_result_does_not_depend_on_when_the_text_arrived(prompt_text, prompt
 
 @settings(max_examples=150, deadline=None)
 @given(text, speech, text, answers)
+@example([0] * 31, [], [0] * 5, [0])
 def test_every_id_is_fed_once_and_in_the_order_of_the_trained_layout(prompt_text, prompt_speech, body, script):
     layout, samples = play(prompt_text, prompt_speech, [body], script, eager=False)
     rows = layout.rows
     assert rows[:2] == [IDS.sos_row, TAG]
-    assert [row for row in rows[2:] if row < 320] == prompt_text + body
+    fed_text = [row for row in rows[2:] if row < 320]
+    fed_speech = [row - 320 for row in rows if 320 <= row < 320 + S]
     emitted = [code for _, code in samples if code is not None]
-    assert [row - 320 for row in rows if 320 <= row < 320 + S] == prompt_speech + emitted
+    if layout.finish_reason is FinishReason.LENGTH:
+        # A short text after a long transcript may reach its limit of codes before all of it was fed.
+        assert fed_text == (prompt_text + body)[: len(fed_text)]
+        assert len(emitted) == max(100, 20 * len(body))
+        return
+    assert fed_text == prompt_text + body
+    assert fed_speech == prompt_speech + emitted
     assert rows.count(IDS.task_row) == 1
     before_task = rows[2 : rows.index(IDS.task_row)]
     blocks = "".join("t" if row < 320 else "s" for row in before_task)
