@@ -23,13 +23,12 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from machine import describe_machine  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop  # noqa: E402
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob  # noqa: E402
 from light_tts.assets import builtin_model_dir  # noqa: E402
+from light_tts.bench.machine import describe_machine  # noqa: E402
 from light_tts.engine import TTSEngine  # noqa: E402
 from light_tts.settings import AcousticSettings, LLMSettings, Settings  # noqa: E402
 from light_tts.types import TOKEN_RATE_HZ, FlowPrompt, ReferenceAudio, SynthesisRequest  # noqa: E402

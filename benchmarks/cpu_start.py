@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine import describe_machine  # noqa: E402
+from light_tts.bench.machine import describe_machine
 
 TEXT = "Hello, welcome. 您好，欢迎使用语音合成服务。"
 

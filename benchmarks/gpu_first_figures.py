@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine import describe_machine  # noqa: E402
-
-from light_tts.engine import TTSEngine  # noqa: E402
-from light_tts.settings import AcousticSettings, LLMSettings, ModelSettings, Settings  # noqa: E402
-from light_tts.types import SynthesisRequest  # noqa: E402
+from light_tts.bench.machine import describe_machine
+from light_tts.engine import TTSEngine
+from light_tts.settings import AcousticSettings, LLMSettings, ModelSettings, Settings
+from light_tts.types import SynthesisRequest
 
 # About 5 s of random speech: one family practically never stops before 20 tokens per text id, the other stops soon
 # after the minimum of 2 per id.

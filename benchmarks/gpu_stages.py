@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine import describe_machine  # noqa: E402
-
-from light_tts.acoustic.flow import FlowDecoder, FlowHop  # noqa: E402
-from light_tts.acoustic.vocoder import Vocoder, VocoderJob  # noqa: E402
-from light_tts.llm.engine import SpeechTokenEngine  # noqa: E402
-from light_tts.models.model_dir import ModelDirectory  # noqa: E402
-from light_tts.placement import place  # noqa: E402
-from light_tts.settings import LLMSettings, ModelSettings  # noqa: E402
-from light_tts.types import FlowPrompt, LLMPrompt  # noqa: E402
+from light_tts.acoustic.flow import FlowDecoder, FlowHop
+from light_tts.acoustic.vocoder import Vocoder, VocoderJob
+from light_tts.bench.machine import describe_machine
+from light_tts.llm.engine import SpeechTokenEngine
+from light_tts.models.model_dir import ModelDirectory
+from light_tts.placement import place
+from light_tts.settings import LLMSettings, ModelSettings
+from light_tts.types import FlowPrompt, LLMPrompt
 
 PROMPT_TOKENS = 78  # 3.1 s, aligned to a first hop of 22
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "assets" / "eval"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "assets" / "eval")]
 
 import score  # noqa: E402
-from machine import describe_machine  # noqa: E402
 
 from light_tts.assets import builtin_model_dir  # noqa: E402
+from light_tts.bench.machine import describe_machine  # noqa: E402
 from light_tts.engine import TTSEngine  # noqa: E402
 from light_tts.settings import Settings  # noqa: E402
 from light_tts.types import SAMPLE_RATE_HZ, ReferenceAudio, SynthesisRequest  # noqa: E402

@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from machine import describe_machine  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from light_tts.assets import builtin_model_dir  # noqa: E402
 from light_tts.audio_stream import AudioStream  # noqa: E402
+from light_tts.bench.machine import describe_machine  # noqa: E402
 from light_tts.engine import TTSEngine  # noqa: E402
 from light_tts.errors import LightTTSError  # noqa: E402
 from light_tts.settings import Settings  # noqa: E402
