@@ -51,6 +51,15 @@ class LLMSettings:
     graph_max_batch_size: int = setting(
         128, "largest batch of a recorded decoding step (CUDA graph); larger ones replay several", ge=1, le=1024
     )
+    kv_cache_dtype: Literal["auto", "int8"] = setting(
+        "auto", "precision of cached keys and values; auto: that of the language model"
+    )
+    quant_type: Literal["none", "int8", "int4", "fp8", "custom"] = setting(
+        "none", "fewer bits for the weights of the language model's layers; custom: as custom_cfg_path says"
+    )
+    custom_cfg_path: Path | None = setting(
+        None, "YAML that says which layers are quantised how; needs quant_type custom"
+    )
 
 
 @dataclass(frozen=True)

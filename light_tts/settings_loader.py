@@ -197,7 +197,7 @@ def _build(values: Mapping[str, Any]) -> Settings:
 
 
 def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
-    """Pairs of settings of which the first must not exceed the second."""
+    """Pairs of settings of which the first must not exceed the second, or that need each other."""
     for branch, lower, upper in (
         ("llm", "max_request_tokens", "max_total_tokens"),
         ("acoustic", "first_hop_tokens", "max_hop_tokens"),
@@ -209,3 +209,13 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
                 f"{lower} ({low:g}, from {origins[lower]}) is above {upper} ({high:g}, from {origins[upper]}); "
                 "lower the first or raise the second"
             )
+    is_custom, path = settings.llm.quant_type == "custom", settings.llm.custom_cfg_path
+    if is_custom and path is None:
+        raise ConfigError(
+            f"quant_type custom (from {origins['quant_type']}) needs custom_cfg_path, a YAML of layers and their types"
+        )
+    if path is not None and not is_custom:
+        raise ConfigError(
+            f"custom_cfg_path ({path}, from {origins['custom_cfg_path']}) is read only with quant_type custom, but "
+            f"quant_type is {settings.llm.quant_type}"
+        )

@@ -121,6 +121,9 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
         ({"host": " "}, "--host: ' ' is not allowed; use text"),
         ({"first_hop_tokens": "100", "max_hop_tokens": "50"}, "first_hop_tokens (100, from flag --first-hop-tokens)"),
         ({"max_total_tokens": "512"}, "max_request_tokens (8192, from default) is above max_total_tokens (512"),
+        ({"quant_type": "int3"}, "--quant-type: 'int3' is not allowed; use one of none, int8, int4, fp8, custom"),
+        ({"quant_type": "custom"}, "quant_type custom (from flag --quant-type) needs custom_cfg_path"),
+        ({"custom_cfg_path": "q.yaml"}, "custom_cfg_path (q.yaml, from flag --custom-cfg-path) is read only with"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(flags: dict[str, object], message: str) -> None:
