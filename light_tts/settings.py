@@ -6,6 +6,7 @@ a stage receives its own branch, never the whole tree. Imports nothing heavy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,20 @@ Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 
 
-def setting(default: Any, help: str, *, ge: float | None = None, le: float | None = None) -> Any:
-    """A field with its default, its one-line explanation and its allowed range."""
-    return field(default=default, metadata={"help": help, "ge": ge, "le": le})
+DTYPE_ALIASES = {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+LOG_LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error", "trace": "debug"}
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    ge: float | None = None,
+    le: float | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> Any:
+    """A field with its default, its one-line explanation, its allowed range, and other words for its choices."""
+    return field(default=default, metadata={"help": help, "ge": ge, "le": le, "aliases": aliases or {}})
 
 
 @dataclass(frozen=True)
@@ -26,12 +38,21 @@ class ModelSettings:
     model_dir: Path | None = setting(None, "model directory in the published layout; default: the built-in voice model")
     device: Device = setting("auto", "cpu, cuda, or auto (cuda when there is one)")
     llm_dtype: DType = setting(
-        "auto", "precision of the language model; auto: bfloat16 on Ampere and newer, else float32"
+        "auto",
+        "precision of the language model; auto: bfloat16 on Ampere and newer, else float32",
+        aliases=DTYPE_ALIASES,
     )
     flow_dtype: DType = setting(
-        "auto", "precision of the flow; auto: float32 on CPU, bfloat16 matrices on Ampere and newer"
+        "auto",
+        "precision of the flow; auto: float32 on CPU, bfloat16 matrices on Ampere and newer",
+        aliases=DTYPE_ALIASES,
     )
-    vocoder_dtype: DType = setting("auto", "precision of the vocoder; auto: float32 everywhere")
+    vocoder_dtype: DType = setting("auto", "precision of the vocoder; auto: float32 everywhere", aliases=DTYPE_ALIASES)
+    load_trt: bool = setting(False, "run the flow on TensorRT where it is installed, else on the built-in backend")
+    trt_cache_dir: Path = setting(Path("model_cache/trt_engines"), "directory of TensorRT engines built for this GPU")
+    styles_outside_model_dir: bool = setting(
+        False, "style_config.json may name weights that lie outside the model directory"
+    )
     cpu_threads: int = setting(
         0, "threads of one matrix operation on CPU; 0: half of the cores, at most 8", ge=0, le=1024
     )
@@ -46,10 +67,25 @@ class LLMSettings:
     max_request_tokens: int = setting(8192, "prompt and output tokens of one sequence", ge=64, le=32768)
     prefill_budget_tokens: int = setting(4096, "tokens of one engine step, decode and prefill together", ge=16)
     block_tokens: int = setting(16, "tokens in one page of the KV cache", ge=1, le=256)
+    kv_watermark: float = setting(
+        0.0, "share of the KV cache that stays free for running sequences when a new one is let in", ge=0, le=1
+    )
+    expected_output_tokens: int = setting(
+        0, "output tokens of every sequence that must find room before a new one is let in; 0: only its prompt", ge=0
+    )
+    steps_between_admissions: int = setting(
+        1, "decoding steps between two moments at which new sequences are let in", ge=1, le=1024
+    )
+    greedy: bool = setting(
+        False, "always take the most probable speech token: repeatable, but monotonous and prone to repetition"
+    )
     prefix_cache: bool = setting(True, "reuse the KV pages of a common beginning ([sos][prompt text])")
     disable_cudagraph: bool = setting(False, "on a GPU, launch every kernel of a decoding step by itself")
     graph_max_batch_size: int = setting(
         128, "largest batch of a recorded decoding step (CUDA graph); larger ones replay several", ge=1, le=1024
+    )
+    graph_warmup_iterations: int = setting(
+        1, "times that a decoding step runs before it is recorded as a CUDA graph", ge=1, le=1000
     )
     kv_cache_dtype: Literal["auto", "int8"] = setting(
         "auto", "precision of cached keys and values; auto: that of the language model"
@@ -74,6 +110,9 @@ class AcousticSettings:
         le=100,
     )
     max_hop_tokens: int = setting(100, "largest streamed chunk in speech tokens", ge=25, le=1000)
+    token_hop_len: int = setting(
+        25, "speech tokens of a streamed chunk, as sent; the flow's own grid stays at 25", ge=5, le=100
+    )
     boundary_wait_ms: float = setting(
         15.0, "a chunk, never the first, waits so long for the end of the text, to take its tail along", ge=0, le=1000
     )
@@ -104,11 +143,16 @@ class FrontendSettings:
     token_min_n: int = setting(60, "a piece shorter than this takes the next sentence whatever its length", ge=0)
     merge_len: int = setting(20, "a last piece shorter than this joins the one before", ge=0)
     comma_split: bool = setting(False, "commas end sentences too")
+    token_hard_max: int = setting(200, "a segment longer than this is cut at the next weaker mark", ge=10)
     max_prompt_s: float = setting(30.0, "longest reference audio in seconds", ge=1, le=30)
     min_prompt_s: float = setting(0.5, "shortest reference audio in seconds", ge=0.1)
     max_upload_mb: int = setting(50, "largest reference file in MB", ge=1)
     voices_dir: Path | None = setting(None, "directory of registered voices; default: the user's data directory")
     voice_cache_capacity: int = setting(200, "reference recordings whose features are kept; 0: off", ge=0)
+    voice_cache_reserved_ratio: float = setting(
+        0.5, "share of them that stays when the cache is full and the least recently used leave", ge=0, le=1
+    )
+    max_encodings: int = setting(50, "reference recordings whose features are extracted at the same time", ge=1)
     threads: int = setting(2, "threads that prepare texts and reference audio", ge=1, le=64)
 
 
@@ -125,6 +169,13 @@ class EngineSettings:
     max_restarts: int = setting(
         3, "times within ten minutes that a stage whose thread died is started again before it stays down", ge=0
     )
+    gpu_memory_utilization: float | None = setting(
+        None,
+        "most of the GPU's memory that this process takes, as a share; none: what the settings need",
+        ge=0.1,
+        le=0.9,
+    )
+    sentence_gap_ms: float = setting(0.0, "silence between two segments of a text", ge=0, le=10_000)
     trace_dir: Path | None = setting(None, "write a Chrome trace of every request here; default: none are written")
 
 
@@ -134,15 +185,30 @@ class ServerSettings:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8080, "port to listen on", ge=1, le=65535)
+    http_workers: int = setting(1, "processes that speak HTTP; they share one engine", ge=1, le=256)
+    cpu_affinity: str | None = setting(None, "processors this server runs on, as in 0-15 or 0,2,4")
+    numa_node: int | None = setting(None, "memory node whose processors and memory are used", ge=0)
+    strict_lighttts: bool = setting(False, "answer like LightTTS where this server knows better")
+    gzip: bool = setting(False, "compress JSON and text answers of 1000 bytes and more; never audio")
+    health_monitor: bool = setting(False, "end the server when its health check fails three times in a row")
+    health_check_interval_s: float = setting(88.0, "seconds between two checks of the health monitor", ge=0.1)
+    debug_health_fails: bool = setting(False, "health checks fail, to try out what watches them")
+    profile_dir: Path | None = setting(None, "write profiles of engine steps here when asked for; default: none are written")
     api_key: tuple[str, ...] = setting((), "keys accepted as 'Authorization: Bearer'; none: no key needed")
     open_lists: bool = setting(True, "models and voices are listed without a key")
     cors_origins: tuple[str, ...] = setting((), "origins allowed to call from a browser")
     default_voice: str | None = setting(None, "voice of requests that name none; default: by the text's language")
     ws_idle_timeout_s: float = setting(60.0, "a WebSocket without text for this long is closed", ge=1)
     ws_max_bytes: int = setting(16 * 1024 * 1024, "largest WebSocket message", ge=1024)
+    ws_ping_interval_s: float = setting(20.0, "seconds between two pings on a WebSocket", ge=0.1)
+    ws_ping_timeout_s: float = setting(20.0, "a WebSocket whose ping is not answered for this long is closed", ge=0.1)
+    ws_max_queue: int = setting(1024, "messages of a WebSocket that wait to be read before it is throttled", ge=1)
     keep_alive_s: int = setting(5, "idle HTTP connections are closed after this", ge=0)
     drain_timeout_s: float = setting(30.0, "how long running requests may go on after SIGTERM", ge=0)
-    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "how much is logged")
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "how much is logged", aliases=LOG_LEVEL_ALIASES
+    )
+    log_dir: Path | None = setting(None, "directory of the file light-tts.log, beside what goes to standard error")
     log_format: Literal["text", "json"] = setting("text", "one line per event as text, or as JSON")
     log_text: bool = setting(False, "put texts of requests into the log")
     log_stats_interval_s: float = setting(10.0, "seconds between two lines of statistics; idle ones are left out", ge=1)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -31,6 +31,7 @@ class SettingSpec:
     choices:   the allowed words, empty when any value of the type will do.
     optional:  None is allowed ("none" on the command line).
     many:      a list of values; commas separate them where only one word can be given.
+    aliases:   other words for the choices.
     """
 
     branch: str
@@ -41,8 +42,9 @@ class SettingSpec:
     many: bool
     default: Any
     help: str
-    ge: float | None
-    le: float | None
+    ge: float | None = None
+    le: float | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def flag(self) -> str:
@@ -92,8 +94,10 @@ class SettingSpec:
         if self.base is bool:
             return self._parse_bool(word, source)
         if self.choices:
-            if isinstance(word, str) and word.lower() in self.choices:
-                return word.lower()
+            if isinstance(word, str):
+                meant = self.aliases.get(word.lower(), word.lower())
+                if meant in self.choices:
+                    return meant
             raise self._refuse(value, source)
         if self.base in (int, float):
             return self._parse_number(word, source)
@@ -151,8 +155,9 @@ def setting_specs() -> dict[str, SettingSpec]:
             base, choices, optional, many = _read_type(hints[item.name])
             meta = item.metadata
             specs[item.name] = SettingSpec(
-                branch, item.name, base, choices, optional, many, item.default, meta["help"], meta["ge"], meta["le"]
-            )
+                branch, item.name, base, choices, optional, many, item.default, meta["help"], meta["ge"], meta["le"],
+                meta["aliases"],
+            )  # fmt: skip
     return specs
 
 
