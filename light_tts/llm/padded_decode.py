@@ -59,18 +59,17 @@ class PaddedDecode:
         hidden = self._lm.embed(views.rows)
         for layer in body.layers:
             assert isinstance(layer, Qwen2Layer)
-            self._advance(layer, hidden, rotation, views.pages)
+            hidden = self._advance(layer, hidden, rotation, views.pages)
         return rms_norm_plain(hidden.float(), body.norm, body.config.norm_eps)
 
-    def _advance(self, layer: Qwen2Layer, hidden: Tensor, rotation: Tensor, pages: DecodePages) -> None:
-        """One layer; `hidden` [B, C] is changed in place."""
+    def _advance(self, layer: Qwen2Layer, hidden: Tensor, rotation: Tensor, pages: DecodePages) -> Tensor:
+        """One layer: hidden [B, C], whose memory may be used -> [B, C]."""
         config, kernels = layer.config, self._kernels
         normed = kernels.rms_norm(hidden, layer.attention_norm, config.norm_eps)
-        qkv = torch.addmm(layer.qkv_bias, normed, layer.qkv).unflatten(-1, (-1, config.head_dim))
+        qkv = layer.qkv.multiply(normed).unflatten(-1, (-1, config.head_dim))
         query, key_value = qkv[:, : config.num_heads], qkv[:, config.num_heads :]
         cache = self._cache.slots_of(layer.index)
-        hidden.addmm_(
-            kernels.attention(query, key_value, rotation, cache, pages, self._cache.block_tokens), layer.output
-        )
+        attended = kernels.attention(query, key_value, rotation, cache, pages, self._cache.block_tokens)
+        hidden = layer.output.accumulate(hidden, attended)
         normed = kernels.rms_norm(hidden, layer.mlp_norm, config.norm_eps)
-        hidden.addmm_(kernels.silu_mul(normed @ layer.gate_up), layer.down)
+        return layer.down.accumulate(hidden, kernels.silu_mul(layer.gate_up.multiply(normed)))

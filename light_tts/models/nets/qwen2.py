@@ -3,8 +3,7 @@
 Knows nothing of batches, pages or sampling: rows of all sequences lie one after another in `[N, C]`, and attention is
 asked of a context that owns the keys and values. Two storage choices differ from the checkpoint's:
 
-- Matrices are fused (q, k, v in one; gate and up in one) and kept `[in, out]`: on a CPU a one-row product over that
-  order streams the weights almost twice as fast as over `[out, in]`.
+- Matrices are fused: q, k, v in one, gate and up in one. How their numbers are kept is `matrix.py`'s business.
 - The two halves of a rotary pair (j, j + D/2) are neighbours (2j, 2j + 1), in queries and keys alike, so that a
   rotation is one complex product. Scores are the same, since both sides are permuted together.
 """
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from light_tts.errors import CheckpointError
+from light_tts.models.nets.matrix import MakeMatrix, Matrix, PlainMatrix
 
 
 @dataclass(frozen=True)
@@ -98,59 +98,54 @@ class AttentionContext(Protocol):
 
 
 class Qwen2Layer(nn.Module):
-    """One decoder layer with fused matrices."""
+    """One decoder layer with fused matrices.
+
+    qkv:      hidden -> queries, keys, values of all heads, with a bias.
+    output:   attended heads -> hidden.
+    gate_up:  hidden -> gates, then what they let through.
+    down:     gated -> hidden.
+    """
+
+    qkv: Matrix
+    output: Matrix
+    gate_up: Matrix
+    down: Matrix
 
     def __init__(self, config: Qwen2Config, index: int) -> None:
         super().__init__()
         self.config, self.index = config, index
-        hidden, inner = config.hidden_size, config.intermediate_size
-        query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.attention_norm = _parameter(hidden)
-        self.qkv = _parameter(hidden, query + 2 * key)
-        self.qkv_bias = _parameter(query + 2 * key)
-        self.output = _parameter(query, hidden)
-        self.mlp_norm = _parameter(hidden)
-        self.gate_up = _parameter(hidden, 2 * inner)
-        self.down = _parameter(inner, hidden)
+        self.attention_norm = _parameter(config.hidden_size)
+        self.mlp_norm = _parameter(config.hidden_size)
 
-    def load(self, state: Mapping[str, Tensor], *, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Fuse and transpose the checkpoint's tensors of this layer (keys without `layers.N.`)."""
+    def load(self, state: Mapping[str, Tensor], make_matrix: MakeMatrix, device: torch.device | str) -> None:
+        """Fuse the checkpoint's tensors of this layer (keys without `layers.N.`)."""
         head_dim = self.config.head_dim
 
-        def rotary(name: str) -> Tensor:
-            return _pairs_to_neighbours(state[name], head_dim)
+        def fused(kind: str) -> Tensor:
+            query, key, value = (state[f"self_attn.{name}_proj.{kind}"] for name in "qkv")
+            return torch.cat([_pairs_to_neighbours(query, head_dim), _pairs_to_neighbours(key, head_dim), value])
 
-        def place(tensor: Tensor, kind: torch.dtype = dtype) -> nn.Parameter:
-            return nn.Parameter(tensor.to(device=device, dtype=kind).contiguous(), requires_grad=False)
+        def matrix(name: str, weight: Tensor, bias: Tensor | None = None) -> Matrix:
+            return make_matrix(f"layers.{self.index}.{name}", weight, bias)
 
-        attention = "self_attn.{}_proj.{}"
-        for kind in ("weight", "bias"):
-            parts = [
-                rotary(attention.format("q", kind)),
-                rotary(attention.format("k", kind)),
-                state[attention.format("v", kind)],
-            ]
-            fused = torch.cat(parts)
-            if kind == "weight":
-                self.qkv = place(fused.t())
-            else:
-                self.qkv_bias = place(fused)
-        self.output = place(state["self_attn.o_proj.weight"].t())
-        self.gate_up = place(torch.cat([state["mlp.gate_proj.weight"], state["mlp.up_proj.weight"]]).t())
-        self.down = place(state["mlp.down_proj.weight"].t())
-        self.attention_norm = place(state["input_layernorm.weight"], torch.float32)
-        self.mlp_norm = place(state["post_attention_layernorm.weight"], torch.float32)
+        self.qkv = matrix("qkv", fused("weight"), fused("bias"))
+        self.output = matrix("output", state["self_attn.o_proj.weight"])
+        self.gate_up = matrix("gate_up", torch.cat([state["mlp.gate_proj.weight"], state["mlp.up_proj.weight"]]))
+        self.down = matrix("down", state["mlp.down_proj.weight"])
+        for name, key in (("attention_norm", "input_layernorm"), ("mlp_norm", "post_attention_layernorm")):
+            weight = state[f"{key}.weight"].to(device=device, dtype=torch.float32).contiguous()
+            setattr(self, name, nn.Parameter(weight, requires_grad=False))
 
     def forward(self, hidden: Tensor, rotation: Tensor, context: AttentionContext) -> Tensor:
-        """hidden [N, C] -> [N, C]; rotation [N, 1, head_dim / 2] complex64."""
+        """hidden [N, C], whose memory may be used -> [N, C]; rotation [N, 1, head_dim / 2] complex64."""
         config = self.config
-        normed = rms_norm(hidden, self.attention_norm, config.norm_eps)
-        qkv = torch.addmm(self.qkv_bias, normed, self.qkv).unflatten(-1, (-1, config.head_dim))
+        qkv = self.qkv.multiply(rms_norm(hidden, self.attention_norm, config.norm_eps))
+        qkv = qkv.unflatten(-1, (-1, config.head_dim))
         rotate_(qkv[:, : config.num_heads + config.num_kv_heads], rotation)
         attended = context.attend(self.index, qkv[:, : config.num_heads], qkv[:, config.num_heads :])
-        hidden = torch.addmm(hidden, attended, self.output)
-        gate, up = (rms_norm(hidden, self.mlp_norm, config.norm_eps) @ self.gate_up).chunk(2, dim=-1)
-        return torch.addmm(hidden, F.silu(gate).mul_(up), self.down)
+        hidden = self.output.accumulate(hidden, attended)
+        gate, up = self.gate_up.multiply(rms_norm(hidden, self.mlp_norm, config.norm_eps)).chunk(2, dim=-1)
+        return self.down.accumulate(hidden, F.silu(gate).mul_(up))
 
 
 class Qwen2Body(nn.Module):
@@ -165,13 +160,27 @@ class Qwen2Body(nn.Module):
         self.norm = _parameter(config.hidden_size)
         self.register_buffer("inverse_frequencies", torch.empty(0), persistent=False)
 
-    def load(self, state: Mapping[str, Tensor], *, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Take the checkpoint's tensors, keyed and shaped as `Qwen2Config.checkpoint_shapes` says."""
+    def load(
+        self,
+        state: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        make_matrix: MakeMatrix | None = None,
+    ) -> None:
+        """Take the checkpoint's tensors, keyed and shaped as `Qwen2Config.checkpoint_shapes` says.
+
+        make_matrix:  stores the matrices in some other way than as they are, in `dtype`.
+        """
+
+        def plain(name: str, weight: Tensor, bias: Tensor | None) -> Matrix:
+            return PlainMatrix(weight, bias, dtype=dtype, device=device)
+
         for index, layer in enumerate(self.layers):
             prefix = f"layers.{index}."
             own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             assert isinstance(layer, Qwen2Layer)
-            layer.load(own, dtype=dtype, device=device)
+            layer.load(own, make_matrix or plain, device)
         self.norm = nn.Parameter(state["norm.weight"].to(device=device, dtype=torch.float32), requires_grad=False)
         width = self.config.head_dim
         exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
@@ -182,7 +191,7 @@ class Qwen2Body(nn.Module):
     ) -> Tensor:
         """Run all layers over packed rows.
 
-        hidden:     [N, C] in the model's dtype.
+        hidden:     [N, C] in the model's dtype; its memory may be used.
         positions:  [N] int64, counted from 0 in each sequence.
         selected:   [S] int64 rows whose result is wanted; None: all.
 

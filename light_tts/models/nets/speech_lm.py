@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from light_tts.errors import CheckpointError
+from light_tts.models.nets.matrix import MakeMatrix
 from light_tts.models.nets.qwen2 import AttentionContext, Qwen2Body, Qwen2Config
 from light_tts.models.speech_ids import SpeechIds
 
@@ -91,13 +92,15 @@ def build_speech_lm(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    make_matrix: MakeMatrix | None = None,
 ) -> SpeechLM:
     """Build the network from a checkpoint.
 
-    backbone:  the body's `config.json` (Hugging Face names).
-    state:     tensors of `llm.pt`, any floating dtype; not changed. Where its head and speech embedding share storage
-               they still do here.
-    ids:       offsets of the joint table and size of the head.
+    backbone:     the body's `config.json` (Hugging Face names).
+    state:        tensors of `llm.pt`, any floating dtype; not changed. Where its head and speech embedding share
+                  storage they still do here.
+    ids:          offsets of the joint table and size of the head.
+    make_matrix:  see `Qwen2Body.load`.
 
     Raises CheckpointError naming the first missing, unexpected or wrongly shaped keys.
     """
@@ -105,7 +108,8 @@ def build_speech_lm(
     shapes = _expected_shapes(config, ids, has_bias=_HEAD_BIAS in state)
     _check(state, shapes)
     body = Qwen2Body(config)
-    body.load({k.removeprefix(_BODY): v for k, v in state.items() if k.startswith(_BODY)}, dtype=dtype, device=device)
+    own = {key.removeprefix(_BODY): value for key, value in state.items() if key.startswith(_BODY)}
+    body.load(own, dtype=dtype, device=device, make_matrix=make_matrix)
 
     def place(tensor: Tensor, kind: torch.dtype = torch.float32) -> Tensor:
         return tensor.to(device=device, dtype=kind)
