@@ -193,7 +193,9 @@ class ServerSettings:
     health_monitor: bool = setting(False, "end the server when its health check fails three times in a row")
     health_check_interval_s: float = setting(88.0, "seconds between two checks of the health monitor", ge=0.1)
     debug_health_fails: bool = setting(False, "health checks fail, to try out what watches them")
-    profile_dir: Path | None = setting(None, "write profiles of engine steps here when asked for; default: none are written")
+    profile_dir: Path | None = setting(
+        None, "write profiles of engine steps here when asked; default: none are written"
+    )
     api_key: tuple[str, ...] = setting((), "keys accepted as 'Authorization: Bearer'; none: no key needed")
     open_lists: bool = setting(True, "models and voices are listed without a key")
     cors_origins: tuple[str, ...] = setting((), "origins allowed to call from a browser")
