@@ -188,7 +188,10 @@ class ServerSettings:
     http_workers: int = setting(1, "processes that speak HTTP; they share one engine", ge=1, le=256)
     cpu_affinity: str | None = setting(None, "processors this server runs on, as in 0-15 or 0,2,4")
     numa_node: int | None = setting(None, "memory node whose processors and memory are used", ge=0)
-    strict_lighttts: bool = setting(False, "answer like LightTTS where this server knows better")
+    strict_lighttts: bool = setting(
+        False,
+        "answer as LightTTS where this server does better: 400 to speed with streaming, 404 from a failing health",
+    )
     gzip: bool = setting(False, "compress JSON and text answers of 1000 bytes and more; never audio")
     health_monitor: bool = setting(False, "end the server when its health check fails three times in a row")
     health_check_interval_s: float = setting(88.0, "seconds between two checks of the health monitor", ge=0.1)

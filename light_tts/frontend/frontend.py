@@ -272,16 +272,24 @@ class Frontend:
         if voice.prompt_text_ids is not None:
             ids = voice.prompt_text_ids
             if self._default_prefix and self.tokenizer.end_of_prompt_id not in ids:
+                self._say_prefix_was_added(request)
                 return self._encoded_prefix() + ids
             return ids
         transcript = voice.prompt_text or ""
         self._check_text(transcript, "prompt_text")
         head, words = split_prompt_head(transcript)
         if self._default_prefix and not head:
-            logger.debug("%s: the transcript lacks the end-of-prompt tag, added the model's prefix", request.request_id)
+            self._say_prefix_was_added(request)
         if request.text_frontend:
             words = self._normalizer.whole(words)
         return tuple(self.tokenizer.encode_user_text((head or self._default_prefix) + words))
+
+    def _say_prefix_was_added(self, request: SynthesisRequest) -> None:
+        logger.info(
+            "%s: the transcript lacks the end-of-prompt tag; %r was put in front of it",
+            request.request_id,
+            self._default_prefix,
+        )
 
     def _head_ids(self, head: str, mode: Mode) -> tuple[int, ...]:
         """Ids in front of every piece: what the text brought, or the model's prefix where no prompt has the tag."""

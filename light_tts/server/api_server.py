@@ -73,6 +73,8 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=settings.server.keep_alive_s,
         timeout_graceful_shutdown=math.ceil(settings.server.drain_timeout_s),
         ws_max_size=settings.server.ws_max_bytes,
+        ws_ping_interval=settings.server.ws_ping_interval_s,
+        ws_ping_timeout=settings.server.ws_ping_timeout_s,
         backlog=BACKLOG,
     )
 

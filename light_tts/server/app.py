@@ -7,26 +7,38 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from light_tts import __version__
 from light_tts.errors import EngineFailure, InvalidRequest, LightTTSError
 from light_tts.metrics import Metrics
-from light_tts.server import bistream_api, health, lighttts_api, openai_api, openai_voices
+from light_tts.server import bistream_api, cosyvoice_api, health, lighttts_api, openai_api, openai_voices, voices_api
 from light_tts.server.auth import ApiKeys
 from light_tts.server.errors import MethodNotAllowed, NotFound, error_response
 from light_tts.server.limits import BodyLimit
 from light_tts.server.request_context import RequestContext
 from light_tts.server.state import ServerState, request_record
+from light_tts.server.trailing_slash import TrailingSlash
 
 if TYPE_CHECKING:
     from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
 
-SURFACES = (health, lighttts_api, bistream_api, openai_api, openai_voices)
-SYNTHESIS_ROUTES = ("/inference_zero_shot", "/inference_zero_shot_bistream", "/v1/audio/speech")
+SURFACES = (health, lighttts_api, bistream_api, cosyvoice_api, voices_api, openai_api, openai_voices)
+SYNTHESIS_ROUTES = (
+    "/inference_zero_shot",
+    "/inference_zero_shot_bistream",
+    "/inference_sft",
+    "/inference_cross_lingual",
+    "/inference_instruct",
+    "/inference_instruct2",
+    "/v1/audio/speech",
+)
 FORM_OVERHEAD_BYTES = 2 * 2**20
+GZIP_FROM_BYTES = 1000
+GZIP_LEVEL = 5
 
 
 def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
@@ -44,6 +56,8 @@ def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=_max_body_bytes(settings))
     app.add_middleware(ApiKeys, keys=settings.server.api_key, open_lists=settings.server.open_lists)
+    if settings.server.gzip:  # leaves audio and event streams as they are
+        app.add_middleware(GZipMiddleware, minimum_size=GZIP_FROM_BYTES, compresslevel=GZIP_LEVEL)
     app.add_middleware(RequestContext, metrics=metrics, routes=routes, synthesis_routes=SYNTHESIS_ROUTES)
     if settings.server.cors_origins:
         app.add_middleware(
@@ -53,6 +67,7 @@ def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["x-request-id", "content-type", "content-disposition", "x-sample-rate"],
         )
+    app.add_middleware(TrailingSlash)
     app.add_exception_handler(LightTTSError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(ClientDisconnect, _answer_left)

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from light_tts.server.errors import InvalidKey, error_response
 
 OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness", "/metrics", "/v1"})
-LIST_PATHS = ("/v1/models", "/v1/audio/models", "/v1/audio/voices", "/query_tts_model")
+LIST_PATHS = ("/v1/models", "/v1/audio/models", "/v1/audio/voices", "/query_tts_model", "/voices")
 
 
 class ApiKeys:

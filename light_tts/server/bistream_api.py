@@ -34,7 +34,6 @@ router = APIRouter()
 
 
 @router.websocket("/inference_zero_shot_bistream")
-@router.websocket("/inference_zero_shot_bistream/")
 async def inference_zero_shot_bistream(socket: WebSocket) -> None:
     """One session: see the module."""
     record = request_record(socket)

@@ -8,7 +8,7 @@ from typing import Any
 
 from light_tts.errors import InvalidRequest
 from light_tts.server.fields import Fields
-from light_tts.server.lighttts_api import VOICE, check_model, read_options
+from light_tts.server.inference_fields import VOICE, check_model, read_options
 from light_tts.server.speech_fields import AudioOutput, audio_output, language_code, named_voice
 from light_tts.server.state import ServerState
 from light_tts.types import ReferenceAudio, SynthesisRequest

@@ -33,6 +33,10 @@ class Fields:
         """True when one of the names is given at all."""
         return any(self._values.get(name) is not None for name in names)
 
+    def given(self, *names: str) -> bool:
+        """True when one of the names has a value that is not empty."""
+        return any(self._values.get(name) not in (None, "", b"") for name in names)
+
     def text(self, *names: str, required: bool = False) -> str | None:
         """Unicode text, as written."""
         return self._read(names, _text, "a valid string", required=required)[1]

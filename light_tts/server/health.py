@@ -17,30 +17,38 @@ from light_tts.types import SynthesisRequest
 
 DEEP_CHECK_TEXT = "你好。"
 DEEP_CHECK_TIMEOUT_S = 30.0
+NO_GPU_MEMORY = {"used_bytes": 0, "total_bytes": 0, "reserved_bytes": 0}  # on CPU, and while the engine loads
 
 router = APIRouter()
 
 
+@router.head("/healthz", include_in_schema=False)
+@router.head("/health", include_in_schema=False)
 @router.get("/healthz")
 @router.get("/health")
 async def health(request: Request) -> JSONResponse:
-    """200 when the engine can serve, else 503; `?deep=1` synthesises a word first."""
+    """200 when the engine can serve, else 503 (404 with `strict_lighttts`); `?deep=1` synthesises a word first."""
     state = server_state(request)
     is_deep = Fields(request.query_params).boolean("deep", default=False)
     engine_health = state.health()
     error = engine_health["error"]
-    if engine_health["ready"] and is_deep:
+    if state.settings.server.debug_health_fails:
+        error = "debug_health_fails is set"
+    elif engine_health["ready"] and is_deep:
         error = await _deep_check_error(state)
     is_healthy = engine_health["ready"] and error is None
-    return JSONResponse(_health_body(state, engine_health, error, is_healthy=is_healthy), 200 if is_healthy else 503)
+    status = 200 if is_healthy else 404 if state.settings.server.strict_lighttts else 503
+    return JSONResponse(_health_body(state, engine_health, error, is_healthy=is_healthy), status)
 
 
+@router.head("/liveness", include_in_schema=False)
 @router.get("/liveness")
 async def liveness() -> JSONResponse:
     """200 while this process answers at all."""
     return JSONResponse({"status": "ok"})
 
 
+@router.head("/readiness", include_in_schema=False)
 @router.get("/readiness")
 async def readiness(request: Request) -> JSONResponse:
     """200 once requests can be served, else 503."""
@@ -59,7 +67,7 @@ async def metrics(request: Request) -> Response:
 def _health_body(
     state: ServerState, engine_health: dict[str, Any], error: str | None, *, is_healthy: bool
 ) -> dict[str, Any]:
-    limit = state.settings.engine.max_concurrent_requests
+    limit = state.settings.engine.max_concurrent_requests  # 0: no limit
     return {
         **{key: value for key, value in engine_health.items() if key not in ("ready", "error", "running", "queued")},
         "message": "Ok" if is_healthy else "Error",
@@ -68,8 +76,8 @@ def _health_body(
         "model_loaded": state.engine is not None,
         "current_concurrent_requests": engine_health["running"],
         "queued_requests": engine_health["queued"],
-        "max_concurrent_requests": limit or None,
-        "gpu_memory": state.gpu_memory(),
+        "max_concurrent_requests": limit,
+        "gpu_memory": state.gpu_memory() or {**NO_GPU_MEMORY, "device": engine_health.get("device")},
         "version": __version__,
     }
 

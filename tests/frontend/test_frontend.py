@@ -125,6 +125,14 @@ def test_the_prefix_stands_before_the_transcript_once(prefixed: Frontend, words:
     assert segment.prompt_text_ids == ids(prefixed, f"{PREFIX}hi there")
 
 
+def test_an_added_prefix_is_said_in_the_log(prefixed: Frontend, caplog):
+    with caplog.at_level("INFO"):
+        prefixed.prepare(SynthesisRequest("Hello.", voice=a_voice(words=f"{PREFIX}hi there"), request_id="r-1"))
+        assert not caplog.messages
+        prefixed.prepare(SynthesisRequest("Hello.", voice=a_voice(), request_id="r-2"))
+    assert [message.startswith("r-2: ") and PREFIX in message for message in caplog.messages] == [True]
+
+
 def test_registered_ids_get_the_prefix_when_they_lack_it(prefixed: Frontend):
     bare, full = ids(prefixed, "hi"), ids(prefixed, f"{PREFIX}hi")
     for given in (bare, full):

@@ -48,6 +48,13 @@ async def client(app):
         yield client
 
 
+def client_of(engine_or_app, settings=None):
+    """An in-process client of an app, or of one made for an engine; errors after the first byte end the answer."""
+    app = engine_or_app if settings is None else create_app(engine_or_app, settings)
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+
 @contextlib.contextmanager
 def serving(app, settings):
     """A real server on a free port; yields its base URL."""

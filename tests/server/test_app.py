@@ -4,22 +4,16 @@ import logging
 import sys
 from dataclasses import replace
 
-import httpx2
 import pytest
 
 from light_tts.errors import EngineFailure
 from light_tts.server.app import create_app
 from light_tts.settings import FrontendSettings, Settings
 
-from .conftest import with_server
+from .conftest import client_of, with_server
 
 SPEECH = "/v1/audio/speech"
 ZERO_SHOT = "/inference_zero_shot"
-
-
-def client_of(app):
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx2.AsyncClient(transport=transport, base_url="http://test")
 
 
 def sample(text, name):
@@ -38,6 +32,72 @@ async def test_health_of_a_ready_server(client, engine):
     assert len(engine.requests) == 1
     for path in ("/liveness", "/readiness"):
         assert (await client.get(path)).json() == {"status": "ok"}
+
+
+async def test_health_has_the_same_keys_loading_on_cpu_and_on_a_gpu(client, engine, settings):
+    on_cpu = (await client.get("/health")).json()
+    assert on_cpu["gpu_memory"] == {"device": "cpu", "used_bytes": 0, "total_bytes": 0, "reserved_bytes": 0}
+    memory = {"device": "GPU", "used_bytes": 3, "total_bytes": 4, "reserved_bytes": 2}
+    engine.gpu_memory = lambda: memory
+    on_gpu = (await client.get("/health")).json()
+    assert on_gpu["gpu_memory"] == memory
+    async with client_of(None, settings) as starting:
+        loading = (await starting.get("/health")).json()
+    keys = {"message", "status", "model_loaded", "current_concurrent_requests", "max_concurrent_requests", "version"}
+    assert all(keys | {"gpu_memory"} <= set(body) for body in (on_cpu, on_gpu, loading))
+    assert set(loading["gpu_memory"]) == set(memory)
+    assert {"model", "uptime_s"} <= set(on_cpu)
+
+
+async def test_health_answers_head_without_a_body(client, engine):
+    for path in ("/healthz", "/health", "/liveness", "/readiness"):
+        answer = await client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    engine.ready = False
+    assert (await client.head("/healthz")).status_code == 503
+
+
+async def test_health_can_be_told_to_fail(engine, settings):
+    async with client_of(engine, with_server(settings, debug_health_fails=True)) as client:
+        assert (await client.get("/health")).status_code == 503
+        assert (await client.get("/readiness")).status_code == 200
+
+
+async def test_a_strict_server_fails_its_health_check_as_lighttts_does(engine, settings):
+    async with client_of(engine, with_server(settings, strict_lighttts=True)) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        engine.ready = False
+        failing = await client.get("/healthz")
+        assert (failing.status_code, failing.json()["message"]) == (404, "Error")
+        assert (await client.get("/readiness")).status_code == 503
+
+
+async def test_every_path_has_its_spelling_with_a_slash(client):
+    for method, path in (("GET", "/healthz/"), ("GET", "/v1/models/"), ("POST", "/query_tts_model/")):
+        assert (await client.request(method, path)).status_code == 200, path
+    for path in (ZERO_SHOT, "/inference_sft"):
+        answer = await client.post(path + "/", data={"tts_text": "a", "spk_id": "en_male"})
+        assert answer.status_code == 200
+        assert answer.content
+
+
+async def test_gzip_takes_json_and_text_from_1000_bytes_and_never_audio(engine, settings, client):
+    accepts = {"accept-encoding": "gzip"}
+    assert "content-encoding" not in (await client.get("/metrics", headers=accepts)).headers
+    async with client_of(engine, with_server(settings, gzip=True)) as zipping:
+        metrics = await zipping.get("/metrics", headers=accepts)
+        assert metrics.headers["content-encoding"] == "gzip"
+        assert "tts_engine_up" in metrics.text
+        for path in ("/healthz", "/liveness"):
+            assert "content-encoding" not in (await zipping.get(path, headers=accepts)).headers
+        assert "content-encoding" not in (await zipping.get("/metrics", headers={"accept-encoding": "br"})).headers
+        for fields in ({}, {"stream": True}, {"response_format": "mp3"}, {"response_format": "wav", "stream": True}):
+            audio = await zipping.post(ZERO_SHOT, json={"tts_text": "a", **fields}, headers=accepts)
+            assert audio.status_code == 200
+            assert "content-encoding" not in audio.headers
+        body = {"input": "a", "stream_format": "sse"}
+        events = await zipping.post(SPEECH, json=body, headers=accepts)
+        assert "content-encoding" not in events.headers
 
 
 async def test_health_of_a_broken_engine(client, engine):
