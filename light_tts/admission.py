@@ -25,6 +25,7 @@ class Admission:
         self._max_queue = max_queue
         self._running: dict[Hashable, float] = {}  # -> when it got its place
         self._waiting: OrderedDict[Hashable, Callable[[], None]] = OrderedDict()
+        self._extra: set[Hashable] = set()
         self._changed = threading.Condition()
         self._service_s = 1.0  # how long a place is held, measured
         self._is_stopped = False
@@ -60,11 +61,23 @@ class Admission:
             self._running[key] = time.monotonic()
         begin()
 
+    def enter_extra(self, key: Hashable, begin: Callable[[], None]) -> None:
+        """Work that nobody waits for: it takes no place and is not waited for by `wait_until_empty`.
+
+        Raises Overloaded after `stop`.
+        """
+        with self._changed:
+            if self._is_stopped:
+                raise Overloaded("The server is shutting down and takes no new requests.")
+            self._extra.add(key)
+        begin()
+
     def leave(self, key: Hashable) -> None:
         """Give the place or the place in the queue back; the one who waits longest is next. Idempotent."""
         begin: Callable[[], None] | None = None
         with self._changed:
             self._waiting.pop(key, None)
+            self._extra.discard(key)
             began_s = self._running.pop(key, None)
             if began_s is not None:
                 now_s = time.monotonic()
@@ -79,7 +92,7 @@ class Admission:
     def members(self) -> list[Hashable]:
         """Everybody inside, those who wait first."""
         with self._changed:
-            return [*self._waiting, *self._running]
+            return [*self._waiting, *self._running, *self._extra]
 
     def stop(self) -> None:
         """Let nobody in any more; who waits still gets a place."""

@@ -101,6 +101,11 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return scaled.astype("<i2")
 
 
+def from_int16(pcm: np.ndarray) -> np.ndarray:
+    """[N] int16 to [N] float32; `to_int16` makes the same integers of it."""
+    return pcm.astype(np.float32) / np.float32(32767.0)
+
+
 def check_sample_rate(name: str, sample_rate_hz: int) -> None:
     """Raises Unsupported when the format cannot hold that rate. Opus takes any: its clock is always 48 kHz."""
     rates_hz = FORMATS[name].rates_hz

@@ -6,16 +6,14 @@ one; they hand over by queues that wake the reader. Two more sleep until a deadl
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -25,29 +23,26 @@ from light_tts.acoustic.run import AcousticJob
 from light_tts.acoustic.stage_costs import Measured
 from light_tts.acoustic.vocoder import Vocoder
 from light_tts.acoustic.warm_up import measure_costs
-from light_tts.admission import Admission
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
-from light_tts.deadlines import DeadlineClock
 from light_tts.engine_health import acoustic_health, gpu_memory, llm_health
-from light_tts.errors import ConfigError, EngineFailure, LightTTSError, UnknownModel
+from light_tts.errors import UnknownModel
 from light_tts.events import NO_EVENTS, EngineEvents
 from light_tts.frontend.frontend import Frontend
+from light_tts.intake import Intake
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.narration import Narration
+from light_tts.phrase_book import PhraseBook, read_templates
+from light_tts.phrase_cache import phrase_key
 from light_tts.placement import Placement, place, prepare_cpu
-from light_tts.request_ranges import check_ranges
 from light_tts.settings import Settings
+from light_tts.shared_speech import SharedSpeech
 from light_tts.speech_source import SpeechSource, start_codes
 from light_tts.supervisor import Stage, Supervisor
 from light_tts.text_stream import TextAudioStream
 from light_tts.trace import RequestTrace
-from light_tts.types import FlowPrompt, LLMPrompt, SynthesisRequest, TokenSink
-
-logger = logging.getLogger(__name__)
-
-StreamKind = TypeVar("StreamKind", bound=AudioStream)
+from light_tts.types import FlowPrompt, LLMPrompt, PreparedRequest, SynthesisRequest, TokenSink
 
 # A digit in each language loads the number readers.
 WARM_UP_TEXTS = ("Hello 1.", "你好 1。")
@@ -73,22 +68,26 @@ class TTSEngine:
         self._frontend = frontend
         self._llms = llms
         self._decoder = decoder
-        self._pool = ThreadPoolExecutor(settings.frontend.threads, thread_name_prefix="frontend")
-        limits = settings.engine
-        self._admission = Admission(max_running=limits.max_concurrent_requests, max_queue=limits.max_queue)
-        self._deadlines = DeadlineClock()
+        self._intake = Intake(
+            settings.engine, decoder, num_threads=settings.frontend.threads, when_revived=self._when_revived
+        )
         stages: dict[str, Stage] = {
             "acoustic": decoder,
             **{f"{style} language model": llm for style, llm in llms.items()},
         }
-        self._supervisor = Supervisor(stages, events, max_restarts=limits.max_restarts)
+        self._supervisor = Supervisor(stages, events, max_restarts=settings.engine.max_restarts)
         self._events = events
+        self._phrases = PhraseBook(
+            settings.short_text,
+            prepare=self._prepare_phrase,
+            open_stream=partial(self._intake.open_stream, SharedSpeech),
+            begin=self._begin_phrase,
+        )
         self._started_s = time.monotonic()
         self._is_closed = False
         for stage in stages.values():
             stage.on_death = self._supervisor.stage_died
         self._supervisor.start()
-        self._deadlines.start()
 
     @classmethod
     def load(cls, settings: Settings, events: EngineEvents = NO_EVENTS) -> TTSEngine:
@@ -97,6 +96,7 @@ class TTSEngine:
         events is told what happens inside. Raises CheckpointError for a wrong or incomplete directory, ConfigError for
         a device that is not there.
         """
+        read_templates(settings.short_text.short_templates)  # a wrong file is refused before anything is loaded
         placement = place(settings.model)
         if placement.device.type == "cpu":
             prepare_cpu(settings.model.cpu_threads)
@@ -142,21 +142,17 @@ class TTSEngine:
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new requests and wait for those inside; False when some are still there after the time."""
-        self._admission.stop()
-        return self._admission.wait_until_empty(timeout_s)
+        return self._intake.drain(timeout_s)
 
     def close(self) -> None:
         """Cancel what runs and stop the threads."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._admission.stop()
-        for stream in self._admission.members():
-            assert isinstance(stream, AudioStream)
-            stream.cancel()
+        self._intake.cancel_all()
+        self._phrases.close()
         self._supervisor.close()
-        self._deadlines.close()
-        self._pool.shutdown(wait=True)
+        self._intake.close()
         for llm in self._llms.values():
             llm.close()
         self._decoder.close()
@@ -175,13 +171,14 @@ class TTSEngine:
     def health(self) -> dict[str, Any]:
         """A snapshot for health pages; cheap, takes no lock of the models."""
         down = self._supervisor.down()
+        admission = self._intake.admission
         error = f"{' and '.join(down)}: the thread has died" if down else None
         return {
-            "ready": error is None and not self._admission.is_stopped,
+            "ready": error is None and not admission.is_stopped,
             "error": error,
-            "draining": self._admission.is_stopped,
-            "running": self._admission.num_running,
-            "queued": self._admission.num_waiting,
+            "draining": admission.is_stopped,
+            "running": admission.num_running,
+            "queued": admission.num_waiting,
             "restarts": self._supervisor.num_restarts,
             "model": self.model_name,
             "device": str(self._placement.device),
@@ -189,6 +186,7 @@ class TTSEngine:
             "llm": llm_health(self._llms.values()),
             "acoustic": acoustic_health(self._decoder),
             "voice_cache": asdict(self._frontend.voice_cache_stats()),
+            "phrase_cache": asdict(self._phrases.stats()),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
         }
 
@@ -210,6 +208,12 @@ class TTSEngine:
                 for _ in audio:
                     pass
 
+    def preload_phrases(self) -> None:
+        """Begin to speak the configured short texts in the default voice, for the cache; returns at once."""
+        names = self.voices.names()
+        voice = self.settings.server.default_voice or (names[0] if len(names) == 1 else None)
+        self._phrases.preload(read_templates(self.settings.short_text.short_templates), voice)
+
     # requests
 
     def submit(self, request: SynthesisRequest, *, trace: RequestTrace | None = None) -> AudioStream:
@@ -218,16 +222,16 @@ class TTSEngine:
         trace:  is filled while the request runs.
         """
         llm = self._llm_for(request.model)
+        stream = self._intake.open_stream(AudioStream, request)
+        if trace is None and self._phrases.takes(request):
+            self._phrases.speak(request, stream)
+            return stream
 
         def prepare(narration: Narration) -> None:
-            prepared = self._frontend.prepare(request)
-            narration.stream.stats.text_tokens = sum(len(segment.text_ids) for segment in prepared.segments)
-            self._bind(narration, request, prepared.flow_prompt)
-            for segment in prepared.segments:
-                narration.add(partial(_start_run, llm, segment, request, narration.job.seed))
-            narration.complete()
+            self._speak(narration, llm, request, self._frontend.prepare(request))
 
-        return self._begin(AudioStream, request, prepare, trace)
+        self._intake.begin(stream, prepare, trace)
+        return stream
 
     def open_text_stream(self, request: SynthesisRequest, *, trace: RequestTrace | None = None) -> TextAudioStream:
         """Start a request whose text arrives piece by piece (`feed`), while its audio already leaves."""
@@ -247,8 +251,9 @@ class TTSEngine:
                 ),
             )
 
-        stream = self._begin(TextAudioStream, request, prepare, trace)
+        stream = self._intake.open_stream(TextAudioStream, request)
         stream.max_text_chars = self.settings.frontend.max_text_chars
+        self._intake.begin(stream, prepare, trace)
         if request.text:
             stream.feed(request.text)
         return stream
@@ -262,7 +267,9 @@ class TTSEngine:
             narration.add(partial(start_codes, codes))
             narration.complete()
 
-        return self._begin(AudioStream, request, prepare, None)
+        stream = self._intake.open_stream(AudioStream, request)
+        self._intake.begin(stream, prepare)
+        return stream
 
     # inside
 
@@ -273,80 +280,35 @@ class TTSEngine:
             raise UnknownModel(f"Unknown model '{model}'. Models: {', '.join(self._llms)}.", "tts_model_name")
         return self._llms[model]
 
-    def _begin(
-        self,
-        kind: type[StreamKind],
-        request: SynthesisRequest,
-        prepare: Callable[[Narration], None],
-        trace: RequestTrace | None,
-    ) -> StreamKind:
-        """Let the request in: its preparation runs on the pool as soon as it has a place."""
-        check_ranges(request)
-        if self._is_closed:
-            raise EngineFailure("The engine has been closed.")
-        limit_s = self.settings.engine.request_timeout_s
-        stream = kind(
-            request.request_id or uuid.uuid4().hex,
-            timeout_s=min(limit_s, request.timeout_s or limit_s),
-            max_pending_chunks=self.settings.engine.max_pending_chunks,
+    def _prepare_phrase(self, request: SynthesisRequest) -> tuple[PreparedRequest, bytes]:
+        """A short text as the models read it, and the key of its speech. On the phrase book's thread."""
+        with torch.inference_mode():
+            prepared = self._frontend.prepare(request)
+        style = next(iter(self._llms)) if request.model in ("", "default") else request.model
+        steps = request.flow_steps or self.settings.acoustic.flow_steps
+        engine = f"{self.model_name} {style} {self._placement.describe()}"
+        return prepared, phrase_key(prepared, request, flow_steps=steps, engine=engine)
+
+    def _begin_phrase(
+        self, stream: SharedSpeech, request: SynthesisRequest, prepared: PreparedRequest, takes_place: bool
+    ) -> None:
+        llm = self._llm_for(request.model)
+        self._intake.begin(
+            stream, lambda narration: self._speak(narration, llm, request, prepared), takes_place=takes_place
         )
-        stream.trace = trace
-        if trace is None and self.settings.engine.trace_dir is not None:
-            stream.trace = RequestTrace(stream.request_id)
-            stream.on_drained = partial(self._write_trace, stream.trace, self.settings.engine.trace_dir)
-        narration = Narration(stream, self._decoder, partial(self._leave, stream), self._retry)
-        stream.on_cancel = narration.cancel
-        stream.on_read = narration.wake
-        self._deadlines.add(stream, stream.deadline_s, lambda: narration.fail(stream.deadline_error()))
-        try:
-            self._admission.enter(stream, partial(self._prepare, narration, prepare))
-        except LightTTSError:
-            self._deadlines.remove(stream)
-            raise
-        return stream
 
-    def _leave(self, stream: AudioStream) -> None:
-        self._deadlines.remove(stream)
-        self._admission.leave(stream)
+    def _speak(
+        self, narration: Narration, llm: SpeechTokenEngine, request: SynthesisRequest, prepared: PreparedRequest
+    ) -> None:
+        narration.stream.stats.text_tokens = sum(len(segment.text_ids) for segment in prepared.segments)
+        self._bind(narration, request, prepared.flow_prompt)
+        for segment in prepared.segments:
+            narration.add(partial(_start_run, llm, segment, request, narration.job.seed))
+        narration.complete()
 
-    def _retry(self, begin_again: Callable[[], None]) -> None:
+    def _when_revived(self, begin_again: Callable[[], None]) -> None:
         self._events.request_retried()
         self._supervisor.when_revived(begin_again)
-
-    def _prepare(self, narration: Narration, prepare: Callable[[Narration], None]) -> None:
-        """Run the preparation on the pool; whatever goes wrong there ends this request alone."""
-        stream = narration.stream
-
-        def run() -> None:
-            if stream.is_finished:
-                return
-            started_s = time.monotonic()
-            stream.stats.queue_ms = (started_s - stream.created_s) * 1000.0
-            try:
-                with torch.inference_mode():
-                    prepare(narration)
-            except LightTTSError as error:
-                narration.fail(error)
-            except Exception:
-                logger.exception("request %s could not be prepared", stream.request_id)
-                narration.fail(EngineFailure("The request could not be prepared."))
-            ended_s = time.monotonic()
-            stream.stats.prepare_ms = (ended_s - started_s) * 1000.0
-            if stream.trace is not None:
-                stream.trace.span("request", "queue", stream.created_s, started_s)
-                stream.trace.span("request", "prepare", started_s, ended_s)
-
-        try:
-            self._pool.submit(run)
-        except RuntimeError:
-            narration.fail(EngineFailure("The engine has been closed."))
-
-    def _write_trace(self, trace: RequestTrace, directory: Path) -> None:
-        # On the pool: the reader may be an event loop, which does not wait for disks.
-        try:
-            self._pool.submit(_write_trace, trace, directory)
-        except RuntimeError:
-            _write_trace(trace, directory)
 
     def _bind(self, narration: Narration, request: SynthesisRequest, prompt: FlowPrompt) -> None:
         seed = secrets.randbits(62) if request.seed is None else request.seed
@@ -366,10 +328,3 @@ def _start_run(
     llm: SpeechTokenEngine, prompt: LLMPrompt, request: SynthesisRequest, seed: int, sink: TokenSink, index: int
 ) -> SpeechSource:
     return llm.submit(prompt, sink, seed=seed, run_index=index, sampling=request.sampling)
-
-
-def _write_trace(trace: RequestTrace, directory: Path) -> None:
-    try:
-        trace.write_into(directory)
-    except ConfigError as error:
-        logger.warning("%s", error)

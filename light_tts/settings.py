@@ -157,6 +157,21 @@ class FrontendSettings:
 
 
 @dataclass(frozen=True)
+class ShortTextSettings:
+    """Short texts, and the cache of finished phrases."""
+
+    short_text_max_chars: int = setting(100, "longest text of /inference_short in characters", ge=1)
+    short_cache_mb: int = setting(64, "bytes kept for finished phrases, in MB; 0: off", ge=0)
+    short_template_max_chars: int = setting(50, "longest text whose speech is kept, in characters", ge=1)
+    short_cache_all: bool = setting(
+        False, "keep short texts of every endpoint that speaks with a registered voice, not only of /inference_short"
+    )
+    short_templates: Path | None = setting(
+        None, "file of phrases to prepare after the start, one a line; an empty file: none; default: five greetings"
+    )
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Life of a request."""
 
@@ -228,5 +243,6 @@ class Settings:
     llm: LLMSettings = field(default_factory=LLMSettings)
     acoustic: AcousticSettings = field(default_factory=AcousticSettings)
     frontend: FrontendSettings = field(default_factory=FrontendSettings)
+    short_text: ShortTextSettings = field(default_factory=ShortTextSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     server: ServerSettings = field(default_factory=ServerSettings)

@@ -105,6 +105,8 @@ class SynthesisRequest:
     text_frontend:  False passes the text to the tokenizer as written, in one piece.
     language:       hint to the normaliser; "auto" looks at the script.
     timeout_s:      ends the request earlier than the configured limit does; None leaves it at that.
+    phrase_cache:   True: a short text in a registered voice may be answered from the cache of phrases, and is kept
+                    there; False: never; None: as configured (short_cache_all). A given seed always means never.
     """
 
     text: str
@@ -120,6 +122,7 @@ class SynthesisRequest:
     model: str = "default"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     timeout_s: float | None = None
+    phrase_cache: bool | None = None
     request_id: str = ""
 
 
@@ -198,6 +201,7 @@ class RequestStats:
                       served together.
     prompt_s:         speech of the voice that the models are conditioned on.
     is_voice_cached:  the flow's states of the voice were there already; None until that is known.
+    is_phrase_cached: the whole answer was there already; None for requests that were not looked up.
     retries:          times the request was begun again because a stage had died.
     """
 
@@ -215,6 +219,7 @@ class RequestStats:
     vocoder_ms: float = 0.0
     prompt_s: float = 0.0
     is_voice_cached: bool | None = None
+    is_phrase_cached: bool | None = None
     retries: int = 0
     finish: str = ""  # stop | length | abort | error
 

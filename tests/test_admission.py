@@ -79,3 +79,18 @@ def test_nobody_is_lost_overtaken_or_let_in_beyond_the_limits(max_running, max_q
         assert admission.num_running + admission.num_waiting == len(inside)
     assert begun == sorted(begun), "in order of arrival"
     assert set(begun) <= set(entered)
+
+
+def test_work_that_nobody_waits_for_takes_no_place():
+    admission, begun = Admission(max_running=1, max_queue=0), []
+    admission.enter_extra("extra", lambda: begun.append("extra"))
+    admission.enter("a", lambda: begun.append("a"))
+    assert (admission.num_running, begun) == (1, ["extra", "a"])
+    assert set(admission.members()) == {"a", "extra"}
+    admission.leave("a")
+    assert admission.wait_until_empty(0.0)
+    admission.leave("extra")
+    assert admission.members() == []
+    admission.stop()
+    with pytest.raises(Overloaded):
+        admission.enter_extra("late", lambda: None)

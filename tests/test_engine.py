@@ -15,6 +15,7 @@ from light_tts.audio_stream import AudioStream
 from light_tts.engine import TTSEngine
 from light_tts.errors import (
     BadAudio,
+    ConfigError,
     EmptyText,
     InvalidRequest,
     Overloaded,
@@ -22,7 +23,7 @@ from light_tts.errors import (
     UnknownModel,
     UnknownVoice,
 )
-from light_tts.settings import EngineSettings, FrontendSettings, Settings
+from light_tts.settings import EngineSettings, FrontendSettings, Settings, ShortTextSettings
 from light_tts.types import SAMPLE_RATE_HZ, Mode, ReferenceAudio, SynthesisRequest
 
 TEXT = "Your order is on its way."
@@ -212,3 +213,59 @@ def test_the_text_of_a_stream_is_bounded(engine: TTSEngine) -> None:
             stream.feed("a" * limit)
         stream.finish_text()
         assert sum(chunk.samples.size for chunk in stream)
+
+
+def test_a_phrase_is_spoken_once_and_sounds_the_same_from_then_on(engine: TTSEngine) -> None:
+    def ask(text: str, **fields: object) -> tuple[np.ndarray, bool | None]:
+        request = SynthesisRequest(text, phrase_cache=True, **fields)  # type: ignore[arg-type]
+        stream = engine.submit(request)
+        return samples_of(stream), stream.stats.is_phrase_cached
+
+    before = engine.health()["phrase_cache"]
+    first, was_cached = ask("One moment, please.", voice="en_female")
+    assert was_cached is False
+    steps = engine.health()["llm"]
+    again, was_cached = ask("  One moment, please. ", voice="en_female", stream=False)
+    assert was_cached is True
+    assert np.abs(again - first).max() < 1.0 / 32767
+    assert engine.health()["llm"] == steps  # no model was asked
+    other, was_cached = ask("One moment, please.", voice="en_male")
+    assert was_cached is False
+    assert not np.array_equal(other, first)
+    _, was_cached = ask("One moment, please.", voice="en_female", speed=1.5)
+    assert was_cached is False
+    _, was_cached = ask("One moment, please.", voice="en_female", seed=3)
+    assert was_cached is None
+    after = engine.health()["phrase_cache"]
+    assert (after["hits"] - before["hits"], after["misses"] - before["misses"]) == (1, 3)
+
+
+def test_phrases_are_prepared_after_the_start_while_all_places_are_taken(tmp_path: Path) -> None:
+    templates = tmp_path / "phrases.txt"
+    templates.write_text("Hello.\n", encoding="utf-8")
+    settings = Settings(
+        frontend=FrontendSettings(voices_dir=tmp_path),
+        engine=EngineSettings(max_concurrent_requests=1),
+        short_text=ShortTextSettings(short_templates=templates),
+    )
+    with TTSEngine.load(settings) as engine, engine.submit(SynthesisRequest(TEXT * 20, stream=False)):
+        engine.preload_phrases()
+        engine._phrases._preloading.join()  # type: ignore[union-attr]
+        assert engine.health()["running"] == 1
+        stream = engine.submit(SynthesisRequest("Hello.", phrase_cache=True))
+        assert samples_of(stream).size
+        assert stream.stats.is_phrase_cached
+        with pytest.raises(Overloaded):
+            engine.submit(SynthesisRequest(TEXT))
+
+
+def test_closing_while_phrases_are_prepared_ends_them(tmp_path: Path) -> None:
+    with TTSEngine.load(Settings(frontend=FrontendSettings(voices_dir=tmp_path))) as engine:
+        engine.preload_phrases()
+    assert engine._phrases._preloading is not None
+    assert not engine._phrases._preloading.is_alive()
+
+
+def test_a_file_of_phrases_that_is_not_there_is_refused_before_anything_loads(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="short_templates"):
+        TTSEngine.load(Settings(short_text=ShortTextSettings(short_templates=tmp_path / "no.txt")))

@@ -62,7 +62,7 @@ def is_empty(engine: TTSEngine) -> bool:
     health = engine.health()
     llm, acoustic = health["llm"], health["acoustic"]
     busy = health["running"] + health["queued"] + llm["running"] + llm["waiting"] + llm["parked"]
-    held = llm["kv_blocks_used"] + acoustic["runs"] + acoustic["stream_cache_bytes"] + len(engine._deadlines)
+    held = llm["kv_blocks_used"] + acoustic["runs"] + acoustic["stream_cache_bytes"] + len(engine._intake._deadlines)
     return not busy and not held and not any(len(llm._live) for llm in engine._llms.values())
 
 
