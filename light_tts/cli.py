@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from light_tts import __version__
 from light_tts.bench import command as bench
@@ -38,8 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the value is the exit status. Raises SystemExit only for `--help` and wrong arguments."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parsed = build_parser().parse_args(with_dashes(words))
+    return run_command(lambda: parsed.run(parsed))
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run it and return its exit status; errors meant for the user become one sentence and a status."""
     try:
-        return int(parsed.run(parsed))
+        return int(command())
     except KeyboardInterrupt:
         return _leave("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -57,5 +62,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(sentence: str, status: int) -> int:
-    print(f"light-tts: {sentence}", file=sys.stderr)
+    print(f"light-tts: {' '.join(sentence.split())}", file=sys.stderr)
     return status

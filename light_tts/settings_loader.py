@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from light_tts.compat.environment import VARIABLES
+from light_tts.compat.flags import OLD_NAMES, is_old_name
 from light_tts.errors import ConfigError
 from light_tts.settings import Settings
+from light_tts.settings_advice import advice
+from light_tts.settings_merge import Given, Merge, UsedOldName
 from light_tts.settings_spec import did_you_mean, setting_specs
 
 ENVIRONMENT_PREFIX = "LIGHT_TTS_"
@@ -31,11 +35,15 @@ class LoadedSettings:
 
     origins:   setting name -> "default", "preset NAME", "file PATH", "environment NAME" or "flag --name".
     warnings:  one sentence each, for the log.
+    notes:     the same, about old names that have no effect here.
+    used:      the old names that were given.
     """
 
     settings: Settings
     origins: dict[str, str]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    used: Mapping[str, UsedOldName] = field(default_factory=dict)
 
     def describe(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Branch -> setting -> {"value", "origin"}, ready for JSON; secrets are not shown."""
@@ -49,50 +57,65 @@ class LoadedSettings:
             described.setdefault(spec.branch, {})[name] = {"value": value, "origin": self.origins[name]}
         return described
 
+    def describe_old_names(self) -> dict[str, dict[str, Any]]:
+        """Old name -> {"value", "origin", "effect", "says"} of those that were given, ready for JSON."""
+        return {
+            name: {**asdict(used), "value": str(used.value) if isinstance(used.value, Path) else used.value}
+            for name, used in self.used.items()
+        }
+
 
 def load_settings(
     flags: Mapping[str, object] | None = None,
     *,
     base: Mapping[str, object] | None = None,
     preset: str | None = None,
+    default_preset: str | None = None,
+    config: Mapping[str, object] | None = None,
     config_file: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> LoadedSettings:
-    """Merge all sources into one checked tree.
+    """Merge all sources into one checked tree. Names are those of settings, or old names (`compat/flags.py`).
 
-    flags:        setting name -> word or value, from the command line.
+    flags:        name -> word or value, from the command line.
     base:         defaults of the calling command, below everything else.
-    preset:       name of a file in `light_tts/presets`; else the environment's LIGHT_TTS_PRESET.
+    preset:       name of a file in `light_tts/presets`; else the environment's LIGHT_TTS_PRESET, else default_preset.
+    config:       a mapping as a configuration file holds it, below such a file.
     config_file:  TOML, YAML or JSON; keys flat or grouped as in `Settings`; else LIGHT_TTS_CONFIG.
     environment:  default `os.environ`; an empty variable counts as not set.
+    variables:    further variables of the calling command -> the name each stands for.
 
     Raises ConfigError naming the source, the value and what is allowed.
     """
     environment = os.environ if environment is None else environment
-    preset = preset or environment.get(_PRESET_VARIABLE) or None
-    config_name = str(config_file or environment.get(_CONFIG_VARIABLE) or "")
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(setting_specs(), "default")
-
-    def put(layer: Mapping[str, object], origin: str, source: str) -> None:
-        for name, value in layer.items():
-            spec = setting_specs()[name]
-            label = {"name": name, "flag": spec.flag, "variable": spec.environment_name}
-            values[name] = spec.parse(value, source.format(**label))
-            origins[name] = origin.format(**label)
-
-    put(base or {}, "default", "{name}")
+    preset = preset or environment.get(_PRESET_VARIABLE) or default_preset
+    file_name = str(config_file or environment.get(_CONFIG_VARIABLE) or "")
+    merge = Merge()
+    merge.put((Given(name, value, name, "default") for name, value in (base or {}).items()), is_default=True)
     if preset:
-        put(_read_preset(preset), f"preset {preset}", f"preset {preset}: {{name}}")
-    if config_name:
-        shown = config_name.replace("{", "{{").replace("}", "}}")
-        put(_read_file(Path(config_name).expanduser()), f"file {shown}", f"{shown}: {{name}}")
-    from_environment, warnings = _read_environment(environment)
-    put(from_environment, "environment {variable}", "{variable}")
-    put(flags or {}, "flag {flag}", "{flag}")
-    settings = _build(values)
-    _check_together(settings, origins)
-    return LoadedSettings(settings, origins, warnings)
+        merge.put(_given_by(_read_preset(preset), f"preset {preset}", f"preset {preset}"), is_default=True)
+    if config:
+        merge.put(_given_by(_flatten(config, "CONFIG"), "CONFIG", "CONFIG"))
+    if file_name:
+        merge.put(_given_by(_read_file(Path(file_name).expanduser()), file_name, f"file {file_name}"))
+    from_environment, unknown = _read_environment(environment, {**VARIABLES, **(variables or {})})
+    merge.put(from_environment)
+    merge.put(Given(name, value, _flag(name), f"flag {_flag(name)}") for name, value in (flags or {}).items())
+    merge.finish()
+    settings = _build(merge.values)
+    _check_together(settings, merge.origins)
+    warnings = (*unknown, *merge.warnings.values(), *advice(settings))
+    return LoadedSettings(settings, merge.origins, warnings, tuple(merge.notes.values()), merge.used)
+
+
+def _given_by(layer: Mapping[str, object], place: str, origin: str) -> Iterator[Given]:
+    return (Given(name, value, f"{place}: {name}", origin) for name, value in layer.items())
+
+
+def _flag(name: str) -> str:
+    spec = setting_specs().get(name)
+    return spec.flag if spec is not None else f"--{name}"
 
 
 def preset_names() -> list[str]:
@@ -147,16 +170,18 @@ def _parse_text(text: str, path: Path) -> Any:
     raise ConfigError(f"--config: {path} ends in '{kind}'; use a file that ends in .toml, .yaml, .yml or .json")
 
 
-def _flatten(data: dict[Any, Any], source: str) -> dict[str, object]:
-    """Tables named like a branch of `Settings` are opened; everything else must be a setting."""
+def _flatten(data: Mapping[Any, Any], source: str) -> dict[str, object]:
+    """Tables named like a branch of `Settings` are opened; everything else must be a setting or an old name."""
     branches = {item.name for item in fields(Settings)}
     flat: dict[str, object] = {}
 
     def add(key: object, value: object, branch: str | None) -> None:
         name = str(key).replace("-", "_")
         spec = setting_specs().get(name)
-        if spec is None or (branch is not None and spec.branch != branch):
+        is_known = is_old_name(name) if branch is None else False
+        if not is_known and (spec is None or (branch is not None and spec.branch != branch)):
             known = [known.name for known in setting_specs().values() if branch in (None, known.branch)]
+            known += OLD_NAMES if branch is None else []
             place = f"{source}: [{branch}]" if branch else source
             raise ConfigError(f"{place}: there is no setting '{key}'{did_you_mean(name, known)}")
         if name in flat:
@@ -172,19 +197,26 @@ def _flatten(data: dict[Any, Any], source: str) -> dict[str, object]:
     return flat
 
 
-def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, object], tuple[str, ...]]:
-    by_variable = {spec.environment_name: name for name, spec in setting_specs().items()}
-    found: dict[str, object] = {}
+def _read_environment(
+    environment: Mapping[str, str], variables: Mapping[str, str]
+) -> tuple[list[Given], tuple[str, ...]]:
+    """What the environment gives, and a warning for each variable of ours that is no setting.
+
+    variables:  variables of other programs -> the name each stands for.
+    """
+    names = {spec.environment_name: name for name, spec in setting_specs().items()} | dict(variables)
+    found: list[Given] = []
     warnings = []
     for variable, value in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in (_CONFIG_VARIABLE, _PRESET_VARIABLE):
+        if variable in (_CONFIG_VARIABLE, _PRESET_VARIABLE):
             continue
-        if variable not in by_variable:
+        if variable in names:
+            if value:
+                found.append(Given(names[variable], value, variable, f"environment {variable}"))
+        elif variable.startswith(ENVIRONMENT_PREFIX):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             hint = did_you_mean(name, list(setting_specs()))
             warnings.append(f"environment variable {variable} is not a setting and has no effect{hint}")
-        elif value:
-            found[by_variable[variable]] = value
     return found, tuple(sorted(warnings))
 
 

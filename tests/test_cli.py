@@ -284,7 +284,7 @@ def test_print_config_takes_every_spelling(capfd: pytest.CaptureFixture[str], mo
 def test_serve_hands_the_settings_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[Settings] = []
     module = types.ModuleType("light_tts.server.api_server")
-    module.run = served.append  # type: ignore[attr-defined]
+    module.run = lambda settings, notes: served.append(settings)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "light_tts.server.api_server", module)
     monkeypatch.setattr("light_tts.server.api_server", module, raising=False)
     assert main(["serve", "--port", "1234"]) == 0

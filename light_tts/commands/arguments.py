@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from light_tts.compat.flags import OLD_NAMES, flag_names
 from light_tts.settings_loader import LoadedSettings, load_settings
 from light_tts.settings_spec import SettingSpec, did_you_mean, setting_specs
 
@@ -22,7 +23,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr and exit status 2."""
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        print(f"{self.prog}: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 
     def parse_known_args(  # type: ignore[override]
@@ -65,6 +66,21 @@ def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str], tit
         _add_flag(group, spec)
 
 
+def add_old_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of other servers (`compat/flags.py`) that are not spelt like one that is there; not listed in help."""
+    for name in flag_names():
+        spec = OLD_NAMES[name].spec
+        option = "--" + name.replace("_", "-")
+        if option in parser._option_string_actions:
+            continue
+        common: dict[str, Any] = {"dest": _SETTING + name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        if spec.base is bool:
+            parser.add_argument(option, nargs="?", const="true", **common)
+            parser.add_argument(option.replace("--", "--no-", 1), action="store_const", const="false", **common)
+        else:
+            parser.add_argument(option, nargs="+" if spec.many else None, **common)
+
+
 def _add_flag(group: argparse._ArgumentGroup, spec: SettingSpec) -> None:
     # Values stay words here: `SettingSpec.parse` judges them, whichever way they came.
     common: dict[str, Any] = {"dest": _SETTING + spec.name, "default": argparse.SUPPRESS}
@@ -97,13 +113,18 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", metavar="FILE", type=Path, help="settings from a .toml, .yaml or .json file")
 
 
-def settings_from(arguments: argparse.Namespace, base: dict[str, object] | None = None) -> LoadedSettings:
-    """The settings of a parsed command line; warnings go to stderr. Raises ConfigError."""
-    flags: dict[str, object] = {}
+def flag_values(arguments: argparse.Namespace) -> dict[str, object]:
+    """Name of a setting, or old name -> the word that was given for it."""
+    found: dict[str, object] = {}
     for key, value in vars(arguments).items():
         if key.startswith(_SETTING):
-            flags[key.removeprefix(_SETTING)] = ",".join(value) if isinstance(value, list) else value
-    loaded = load_settings(flags, base=base, preset=arguments.preset, config_file=arguments.config)
+            found[key.removeprefix(_SETTING)] = ",".join(value) if isinstance(value, list) else value
+    return found
+
+
+def settings_from(arguments: argparse.Namespace, base: dict[str, object] | None = None) -> LoadedSettings:
+    """The settings of a parsed command line; warnings go to stderr. Raises ConfigError."""
+    loaded = load_settings(flag_values(arguments), base=base, preset=arguments.preset, config_file=arguments.config)
     for warning in loaded.warnings:
         print(f"light-tts: warning: {warning}", file=sys.stderr)
     return loaded

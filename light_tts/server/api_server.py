@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -26,14 +27,16 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status.
+def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status. notes: sentences for the log of the start.
 
     The port is taken before the model loads; while it loads every request but health answers NOT_READY. After SIGTERM
     no connection is accepted and running requests have `drain_timeout_s` to end; a second signal ends at once.
     Raises ConfigError for an address that cannot be listened on, and what TTSEngine.load raises.
     """
     configure_logging(settings.server.log_level, settings.server.log_format)
+    for note in notes:
+        logger.info("%s", note)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     listener = listen(settings.server.host, settings.server.port)
     app = create_app(None, settings)
@@ -56,9 +59,10 @@ def run(settings: Settings) -> int:
 
 def main() -> int:
     """The entry point of `python -m light_tts.server.api_server`."""
-    from light_tts.cli import main as cli_main
+    from light_tts.compat.launch import launch
+    from light_tts.compat.programs import API_SERVER
 
-    return cli_main(["serve", *sys.argv[1:]])
+    return launch(API_SERVER)
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

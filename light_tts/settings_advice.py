@@ -1,0 +1,37 @@
+"""Settings that are allowed and still likely to be a mistake: one sentence each, for the log of the start."""
+
+from __future__ import annotations
+
+import os
+
+from light_tts.settings import Settings
+
+FEWEST_GOOD_FLOW_STEPS = 4
+MOST_STEPS_BETWEEN_ADMISSIONS = 32
+STEP_MS = 10.0  # a decoding step of a busy GPU, for an estimate
+FLOW_CHUNK_TOKENS = 25  # the grid of the flow's attention
+
+
+def advice(settings: Settings) -> list[str]:
+    """What should be looked at again."""
+    found = []
+    steps = settings.acoustic.flow_steps
+    if steps < FEWEST_GOOD_FLOW_STEPS:
+        found.append(f"flow_steps {steps}: below {FEWEST_GOOD_FLOW_STEPS} the speech suffers")
+    waited = settings.llm.steps_between_admissions
+    if waited > MOST_STEPS_BETWEEN_ADMISSIONS:
+        found.append(
+            f"steps_between_admissions {waited}: a new request may wait {waited} decoding steps, about "
+            f"{waited * STEP_MS / 1000.0:.1f} s at {STEP_MS:g} ms each, before it begins"
+        )
+    hop = settings.acoustic.token_hop_len
+    if hop % FLOW_CHUNK_TOKENS:
+        found.append(
+            f"token_hop_len {hop}: chunks end on the flow's grid only when they are multiples of {FLOW_CHUNK_TOKENS}"
+        )
+    if settings.llm.greedy:
+        found.append("greedy: always the most probable speech token, which sounds monotonous and may repeat itself")
+    cores = os.cpu_count() or 1
+    if settings.server.http_workers > cores:
+        found.append(f"http_workers {settings.server.http_workers}: this machine has {cores} processors")
+    return found
