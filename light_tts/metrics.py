@@ -13,7 +13,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Outcome = Literal["success", "failure", "abort"]
 
-REJECTION_REASONS = ("overloaded", "not_ready", "unauthorized", "too_large", "invalid")
+REJECTION_REASONS = ("overloaded", "rate_limited", "not_ready", "unauthorized", "forbidden", "too_large", "invalid")
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 _FIRST_AUDIO_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)

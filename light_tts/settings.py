@@ -215,9 +215,24 @@ class ServerSettings:
         None, "write profiles of engine steps here when asked; default: none are written"
     )
     api_key: tuple[str, ...] = setting((), "keys accepted as 'Authorization: Bearer'; none: no key needed")
+    admin_key: tuple[str, ...] = setting(
+        (), "keys that may do everything; when there is one, only they add and remove voices"
+    )
     open_lists: bool = setting(True, "models and voices are listed without a key")
+    key_max_concurrent: int = setting(0, "requests of one API key served at once; over it a 429; 0: no limit", ge=0)
+    key_requests_per_minute: int = setting(
+        0, "requests one API key may begin per minute; over it a 429; 0: no limit", ge=0
+    )
     cors_origins: tuple[str, ...] = setting((), "origins allowed to call from a browser")
     default_voice: str | None = setting(None, "voice of requests that name none; default: by the text's language")
+    voice_aliases: tuple[str, ...] = setting(
+        (), "NAME=VOICE: further names of voices at /v1; cloud names (alloy, ...) that are not here: the default voice"
+    )
+    list_voice_aliases: bool = setting(False, "/v1/audio/voices lists the cloud names and other aliases too")
+    accept_any_model: bool = setting(False, "at /v1 an unknown model name means the default model instead of a 404")
+    ref_audio_hosts: tuple[str, ...] = setting(
+        (), "hosts from which ref_audio may be fetched by http(s); *: any public address; none: nothing is fetched"
+    )
     ws_idle_timeout_s: float = setting(60.0, "a WebSocket without text for this long is closed", ge=1)
     ws_max_bytes: int = setting(16 * 1024 * 1024, "largest WebSocket message", ge=1024)
     ws_ping_interval_s: float = setting(20.0, "seconds between two pings on a WebSocket", ge=0.1)

@@ -26,7 +26,7 @@ from light_tts.settings_spec import did_you_mean, setting_specs
 ENVIRONMENT_PREFIX = "LIGHT_TTS_"
 _CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 _PRESET_VARIABLE = ENVIRONMENT_PREFIX + "PRESET"
-_HIDDEN = frozenset({"api_key"})
+_HIDDEN = frozenset({"api_key", "admin_key"})
 
 
 @dataclass(frozen=True)
@@ -251,3 +251,18 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
             f"custom_cfg_path ({path}, from {origins['custom_cfg_path']}) is read only with quant_type custom, but "
             f"quant_type is {settings.llm.quant_type}"
         )
+    _check_door(settings, origins)
+
+
+def _check_door(settings: Settings, origins: Mapping[str, str]) -> None:
+    server = settings.server
+    for pair in server.voice_aliases:
+        name, equals, voice = pair.partition("=")
+        if not (name and equals and voice):
+            raise ConfigError(
+                f"voice_aliases ({origins['voice_aliases']}): {pair!r} is no alias; use NAME=VOICE (nova=en_female)"
+            )
+    if not (server.api_key or server.admin_key):
+        for limit in ("key_max_concurrent", "key_requests_per_minute"):
+            if getattr(server, limit):
+                raise ConfigError(f"{limit} (from {origins[limit]}) limits each API key; set api_key as well")

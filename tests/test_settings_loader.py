@@ -157,12 +157,19 @@ def test_an_environment_variable_that_is_no_setting_is_reported() -> None:
 
 
 def test_the_description_is_json_and_hides_keys() -> None:
-    loaded = load_settings({"api_key": "sesame,open", "model_dir": "~/m"}, environment={})
+    loaded = load_settings({"api_key": "sesame,open", "admin_key": "sesame", "model_dir": "~/m"}, environment={})
     text = json.dumps(loaded.describe())
     assert "sesame" not in text
     assert loaded.settings.server.api_key == ("sesame", "open")
     assert json.loads(text)["server"]["api_key"] == {"value": "<2 hidden>", "origin": "flag --api-key"}
     assert str(Path("~/m").expanduser()) in text
+
+
+@pytest.mark.parametrize("pair", ["nova", "=en_male", "nova="])
+def test_an_alias_needs_both_names(pair: str) -> None:
+    with pytest.raises(ConfigError, match="NAME=VOICE"):
+        load({"voice_aliases": f"alloy=en_female,{pair}"})
+    assert load({"voice_aliases": "alloy=en_female"}).server.voice_aliases == ("alloy=en_female",)
 
 
 @pytest.mark.parametrize("word", ["true", "TRUE", "1", "yes", "On"])

@@ -23,10 +23,11 @@ class UnreadableVoice(Exception):
     """The files of a voice are incomplete, damaged, or made for another model; the text says which."""
 
 
-def write_voice(directory: Path, name: str, voice: Voice, revision: str) -> None:
+def write_voice(directory: Path, name: str, voice: Voice, revision: str, consent: str | None = None) -> None:
     """Write both files, each complete or not at all; the JSON last, so that it vouches for the tensors.
 
     revision:  identifies the models that read the recording; another model cannot use what they found.
+    consent:   what was said about the speaker's consent; kept for people to read.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {"speaker": voice.speaker, "tokens": voice.tokens, "mel": voice.mel}
@@ -38,6 +39,7 @@ def write_voice(directory: Path, name: str, voice: Voice, revision: str) -> None
         "prompt_text": voice.prompt_text,
         "prompt_text_ids": voice.prompt_text_ids,
         "language": voice.language,
+        "consent": consent,
     }
     _write_atomically(tensor_path(directory, name), blob)
     text = json.dumps(described, ensure_ascii=False, indent=1)

@@ -77,11 +77,25 @@ class VoiceStore:
                 return self._added[name]
         raise UnknownVoice(f"Unknown voice {name[:80]!r}. Voices: {self._listed_names()}.", "voice")
 
-    def add(self, name: str, data: bytes, prompt_text: str | None = None, language: str | None = None) -> Voice:
+    def added_at_s(self, name: str) -> float | None:
+        """Unix time at which an added voice was last written; None for built-in and unknown ones."""
+        with self._lock:
+            modified_ns = self._seen[name][0] if name in self._added else 0
+        return modified_ns / 1e9 or None
+
+    def add(
+        self,
+        name: str,
+        data: bytes,
+        prompt_text: str | None = None,
+        language: str | None = None,
+        consent: str | None = None,
+    ) -> Voice:
         """Make a voice of a recording and keep it under `name`; an added voice of that name is replaced.
 
         prompt_text:  what is said in the recording; without it the voice can only colour the speech.
         language:     of the voice, a code such as "en".
+        consent:      what was said about the speaker's consent; kept beside the voice as given.
 
         Raises InvalidRequest for a name or language that is not allowed, BadAudio for the recording.
         """
@@ -92,15 +106,15 @@ class VoiceStore:
             )
         extracted = self._extract(data)
         voice = replace(extracted, id=name, prompt_text=prompt_text or None, language=language)
-        self.save(name, voice)
+        self.save(name, voice, consent)
         return voice
 
-    def save(self, name: str, voice: Voice) -> None:
+    def save(self, name: str, voice: Voice, consent: str | None = None) -> None:
         """Keep an extracted voice under `name`. Raises InvalidRequest for a name that is not allowed."""
         with self._lock:
             self._check_name(name)
             try:
-                write_voice(self._directory, name, voice, self._revision)
+                write_voice(self._directory, name, voice, self._revision, consent)
             except OSError as error:
                 raise ConfigError(
                     f"The voice {name!r} cannot be written to {self._directory} ({error.strerror or error}); set "

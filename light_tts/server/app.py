@@ -14,19 +14,30 @@ from starlette.responses import Response
 from light_tts import __version__
 from light_tts.errors import EngineFailure, InvalidRequest, LightTTSError
 from light_tts.metrics import Metrics
-from light_tts.server import bistream_api, cosyvoice_api, health, lighttts_api, openai_api, openai_voices, voices_api
+from light_tts.server import (
+    bistream_api,
+    cosyvoice_api,
+    health,
+    lighttts_api,
+    openai_api,
+    openai_models,
+    openai_voices,
+    voices_api,
+)
 from light_tts.server.auth import ApiKeys
 from light_tts.server.errors import MethodNotAllowed, NotFound, error_response
+from light_tts.server.key_limits import KeyLimits
 from light_tts.server.limits import BodyLimit
+from light_tts.server.recording_fetch import check_can_fetch
 from light_tts.server.request_context import RequestContext
 from light_tts.server.state import ServerState, request_record
 from light_tts.server.trailing_slash import TrailingSlash
 
 if TYPE_CHECKING:
     from light_tts.engine import TTSEngine
-    from light_tts.settings import Settings
+    from light_tts.settings import ServerSettings, Settings
 
-SURFACES = (health, lighttts_api, bistream_api, cosyvoice_api, voices_api, openai_api, openai_voices)
+SURFACES = (health, lighttts_api, bistream_api, cosyvoice_api, voices_api, openai_api, openai_models, openai_voices)
 SYNTHESIS_ROUTES = (
     "/inference_zero_shot",
     "/inference_zero_shot_bistream",
@@ -44,6 +55,7 @@ GZIP_LEVEL = 5
 def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
     """The server around one engine. With None it answers NOT_READY until `app.state.server.engine` is set."""
     # No documentation pages: theirs load scripts from elsewhere. The schema itself is at /openapi.json.
+    check_can_fetch(settings)
     app = FastAPI(title="Light TTS", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for surface in SURFACES:
         app.include_router(surface.router)
@@ -55,7 +67,7 @@ def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
 
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=_max_body_bytes(settings))
-    app.add_middleware(ApiKeys, keys=settings.server.api_key, open_lists=settings.server.open_lists)
+    _add_key_middleware(app, settings.server)
     if settings.server.gzip:  # leaves audio and event streams as they are
         app.add_middleware(GZipMiddleware, minimum_size=GZIP_FROM_BYTES, compresslevel=GZIP_LEVEL)
     app.add_middleware(RequestContext, metrics=metrics, routes=routes, synthesis_routes=SYNTHESIS_ROUTES)
@@ -73,6 +85,13 @@ def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _answer_left)
     app.add_exception_handler(Exception, _answer_unforeseen)
     return app
+
+
+def _add_key_middleware(app: FastAPI, server: ServerSettings) -> None:
+    limits = {"max_concurrent": server.key_max_concurrent, "requests_per_minute": server.key_requests_per_minute}
+    if any(limits.values()):
+        app.add_middleware(KeyLimits, num_keys=len(server.admin_key) + len(server.api_key), **limits)
+    app.add_middleware(ApiKeys, keys=server.api_key, admin_keys=server.admin_key, open_lists=server.open_lists)
 
 
 def _patterns(routes: object) -> list[str]:

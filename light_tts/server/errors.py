@@ -82,6 +82,22 @@ class InvalidKey(LightTTSError):
     code = "INVALID_API_KEY"
 
 
+class Forbidden(LightTTSError):
+    """The key is known, but lacks the right."""
+
+    code = "FORBIDDEN"
+
+
+class RateLimited(LightTTSError):
+    """The key has used up its own share. `retry_after_s` is when to come back."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NotReady(LightTTSError):
     """The model is still loading, or the engine has stopped."""
 
@@ -116,6 +132,8 @@ _TABLE: dict[type[Exception], _Row] = {
     MethodNotAllowed: _Row(405, "invalid_request_error", "method_not_allowed"),
     InvalidRequest: _Row(400, "invalid_request_error", "invalid_value"),
     InvalidKey: _Row(401, "authentication_error", "invalid_api_key"),
+    Forbidden: _Row(403, "permission_error", "forbidden"),
+    RateLimited: _Row(429, "rate_limit_error", "rate_limit_exceeded", websocket_code=1013),
     Overloaded: _Row(503, "server_error", "overloaded", websocket_code=1013),
     NotReady: _Row(503, "server_error", "not_ready", websocket_code=1013),
     Cancelled: _Row(503, "server_error", "cancelled", websocket_code=1012),
@@ -142,7 +160,9 @@ _UNDECODABLE = "audio file format is incorrect"
 _REJECTION_REASONS: dict[type[Exception], str] = {
     Overloaded: "overloaded",
     NotReady: "not_ready",
+    RateLimited: "rate_limited",
     InvalidKey: "unauthorized",
+    Forbidden: "forbidden",
     RequestTooLarge: "too_large",
     InvalidRequest: "invalid",
 }
@@ -207,7 +227,7 @@ def error_response(error: Exception, path: str) -> JSONResponse:
     """The whole answer to a request that failed before its first byte."""
     openai = is_openai_path(path)
     headers = {"Cache-Control": "no-store"}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | RateLimited):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     elif isinstance(error, NotReady | Cancelled):
         headers["Retry-After"] = "1"

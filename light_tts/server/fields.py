@@ -63,10 +63,10 @@ class Fields:
         """A file: a part of a form, or base64 text (bare or as a `data:` URL)."""
         return self._read(names, _recording, "a file, or base64 text of one")[1]
 
-    def plain_text(self, *names: str) -> str | None:
+    def plain_text(self, *names: str, max_chars: int = 256) -> str | None:
         """The first of these that is a short text as it was sent, whatever its meaning; None when none is."""
         values = (self._values.get(name) for name in names)
-        return next((value for value in values if isinstance(value, str) and len(value) <= 256), None)
+        return next((value for value in values if isinstance(value, str) and len(value) <= max_chars), None)
 
     def missing(self, name: str) -> None:
         """Note that a field is missing."""

@@ -1,4 +1,4 @@
-"""`POST /v1/audio/speech` and the lists of models, as clients of the OpenAI API expect them."""
+"""`POST /v1/audio/speech`, as clients of the OpenAI API expect it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from light_tts.audio_output import FORMATS
-from light_tts.errors import InvalidRequest, UnknownModel, Unsupported
+from light_tts.errors import InvalidRequest
 from light_tts.server.audio_response import AudioResponse, header_text
 from light_tts.server.errors import ConflictingFields
 from light_tts.server.fields import Fields
 from light_tts.server.framing import EventFraming, RawFraming
+from light_tts.server.openai_models import served_model
+from light_tts.server.recording_fetch import MAX_URL_CHARS, fetch_recording, is_address
 from light_tts.server.request_body import read_json
 from light_tts.server.speech_fields import (
     AudioOutput,
-    aliased_voice,
     audio_output,
     check_text_length,
-    check_voice,
-    default_voice,
     language_code,
     named_voice,
     recorded_voice,
 )
 from light_tts.server.state import request_record, server_state
+from light_tts.server.voice_aliases import VoiceAliases
 from light_tts.types import ReferenceAudio, SynthesisRequest, Voice
 
 if TYPE_CHECKING:
@@ -35,23 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLOUD_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
-# Some clients offer or accept no other names; each means the default voice unless one is registered under it.
-CLOUD_VOICES = (
-    "alloy",
-    "ash",
-    "ballad",
-    "cedar",
-    "coral",
-    "echo",
-    "fable",
-    "marin",
-    "nova",
-    "onyx",
-    "sage",
-    "shimmer",
-    "verse",
-)
 MIN_SPEED, MAX_SPEED = 0.25, 4.0
 MAX_SEED = 2**63 - 1
 
@@ -79,18 +62,16 @@ _SCHEMA = {
 _DOCUMENTATION = {"requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Audio.", "content": {f.media_type: {} for f in FORMATS.values()}},
-    **{status: {"description": "An error object."} for status in (400, 401, 404, 413, 500, 503, 504)},
+    **{status: {"description": "An error object."} for status in (400, 401, 404, 413, 429, 500, 503, 504)},
 }
 
 
 @router.get("", include_in_schema=False)
-@router.get("/", include_in_schema=False)
 async def base() -> JSONResponse:
     """Some clients request the bare base URL to warm a connection up."""
     return JSONResponse({"object": "light-tts"})
 
 
-@router.post("/audio/speech/", include_in_schema=False)
 @router.post("/audio/speech", openapi_extra=_DOCUMENTATION, responses=_ANSWERS, response_class=Response)
 async def speech(request: Request) -> AudioResponse:
     """Speak a text; see https://platform.openai.com/docs/api-reference/audio/createSpeech."""
@@ -127,23 +108,24 @@ async def _synthesis(
     seed = fields.integer("seed", low=0, high=MAX_SEED)
     language = language_code(fields.word("language", "lang_code"))
     model = fields.word("model")
-    instruction = fields.word("instructions")
-    voice = await _voice(fields, engine, settings, text, language)
+    instructions = fields.word("instructions")
     fields.check()
     assert text is not None
     if not text.strip():
         raise InvalidRequest("input is empty; send the text to speak.", "input")
     check_text_length(text, "input", settings)
+    style = served_model(model, engine, accept_any=settings.server.accept_any_model)
+    # Last, as it may fetch a recording, which is not worth it for a request that is refused anyway.
+    voice = await _voice(fields, engine, settings, text, language)
     return SynthesisRequest(
         text=text,
         voice=voice,
-        # Home Assistant sends the word None when its prompt is not set.
-        instruction=None if instruction == "None" else instruction,
+        instruction=_instruction(instructions, voice, engine),
         stream=output.stream,
         speed=1.0 if speed is None else speed,
         seed=seed,
         language=language,
-        model=_style(model, engine),
+        model=style,
         request_id=request_id,
     )
 
@@ -157,25 +139,37 @@ def _voice_flattened(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _voice(
-    fields: Fields, engine: TTSEngine, settings: Settings, text: str | None, language: str
+    fields: Fields, engine: TTSEngine, settings: Settings, text: str, language: str
 ) -> str | Voice | ReferenceAudio:
     name = fields.word("voice")
     ref_text = fields.text("ref_text")
-    if (fields.plain_text("ref_audio") or "").startswith(("http://", "https://", "file://")):
-        raise Unsupported("ref_audio is not fetched from an address; send it as base64 or a data: URL.", "ref_audio")
-    recording = fields.recording("ref_audio")
-    is_alias = name in ("default", *CLOUD_VOICES) and name not in engine.voices.names()
-    if recording is not None:
-        if name is not None and not is_alias:
-            check_voice(name, engine)
-            raise ConflictingFields("ref_audio and a registered voice are both given; send one.", "ref_audio")
-        return recorded_voice(recording, ref_text, "ref_audio", settings)
-    if name is not None and not is_alias:
-        fields.check()
-        return await named_voice(name, ref_text, engine)
-    if name in CLOUD_VOICES:
-        return aliased_voice(engine, settings, text, language)
-    return default_voice(engine, settings, text, language)
+    aliases = VoiceAliases(engine, settings)
+    sent = fields.plain_text("ref_audio", max_chars=MAX_URL_CHARS)
+    address = sent if sent is not None and is_address(sent) else None
+    recording = None if address else fields.recording("ref_audio")
+    fields.check()
+    if address is None and recording is None:
+        voice = aliases.resolve(name, text, language)
+        return await named_voice(voice, ref_text, engine) if ref_text and not aliases.means_default(name) else voice
+    if not aliases.means_default(name):
+        aliases.resolve(name, text, language)
+        raise ConflictingFields("ref_audio and a registered voice are both given; send one.", "ref_audio")
+    if address is not None:
+        recording = await fetch_recording(address, "ref_audio", settings)
+    assert recording is not None
+    return recorded_voice(recording, ref_text, "ref_audio", settings)
+
+
+def _instruction(words: str | None, voice: str | Voice | ReferenceAudio, engine: TTSEngine) -> str | None:
+    """Style text for the instruct mode; None when there is none, or when the voice has no such mode."""
+    # Home Assistant sends the word None when its prompt is not set.
+    if words is None or words == "None":
+        return None
+    named = engine.voices.get(voice) if isinstance(voice, str) else voice
+    if isinstance(named, Voice) and not named.has_prompt:
+        logger.debug("the voice %s has no recording to be instructed with; instructions are left out", named.id)
+        return None
+    return words
 
 
 def _output(fields: Fields) -> AudioOutput:
@@ -189,45 +183,3 @@ def _choice(fields: Fields, name: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}, not {value[:40]!r}.", name)
     return value
-
-
-def _style(model: str | None, engine: TTSEngine) -> str:
-    if model is None or model in ("default", engine.model_name, *CLOUD_MODELS):
-        return "default"
-    if model in engine.model_names:
-        return model
-    raise UnknownModel(f"Unknown model {model[:80]!r}. Models: {', '.join(_model_ids(engine))}.", "model")
-
-
-def _model_ids(engine: TTSEngine) -> list[str]:
-    """What pickers show: the model, its styles when it has several, and the name that pickers filter by."""
-    styles = engine.model_names if len(engine.model_names) > 1 else []
-    return list(dict.fromkeys([engine.model_name, *styles, CLOUD_MODELS[0]]))
-
-
-@router.get("/models")
-async def models(request: Request) -> JSONResponse:
-    """The models served."""
-    state = server_state(request)
-    data = [_model(name, state.created_at) for name in _model_ids(state.ready_engine())]
-    return JSONResponse({"object": "list", "data": data})
-
-
-@router.get("/models/{model_id:path}")
-async def model(request: Request, model_id: str) -> JSONResponse:
-    """One model; aliases are found too."""
-    state = server_state(request)
-    _style(model_id, state.ready_engine())
-    return JSONResponse(_model(model_id, state.created_at))
-
-
-@router.get("/audio/models")
-async def audio_models(request: Request) -> JSONResponse:
-    """The models served, under both keys that clients read."""
-    state = server_state(request)
-    data = [_model(name, state.created_at) for name in _model_ids(state.ready_engine())]
-    return JSONResponse({"object": "list", "models": data, "data": data})
-
-
-def _model(name: str, created_at: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created_at, "owned_by": "light-tts"}

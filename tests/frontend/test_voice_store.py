@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_adding_again_replaces_and_other_processes_see_it(tmp_path: Path):
     with pytest.raises(UnknownVoice):
         store.get("me")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_consent_is_kept_beside_the_voice_and_its_date_is_known(tmp_path: Path):
+    before_s = time.time()
+    open_store(tmp_path).add("me", b"a", consent="yes, on tape")
+    assert json.loads((tmp_path / "me.json").read_text())["consent"] == "yes, on tape"
+    store = open_store(tmp_path)
+    assert store.added_at_s("me") == pytest.approx(before_s, abs=60)
+    assert store.added_at_s("en_one") is store.added_at_s("nobody") is None
 
 
 def test_unknown_voices_are_answered_with_the_list(tmp_path: Path):

@@ -41,10 +41,15 @@ def app(engine, settings):
     return create_app(engine, settings)
 
 
+def asgi_client(app, *, raise_app_exceptions=True):
+    """In-process; an exception that reaches the server is a test failure unless told otherwise."""
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=raise_app_exceptions)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+
 @pytest.fixture
 async def client(app):
-    """In-process; an exception that reaches the server is a test failure."""
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://test") as client:
+    async with asgi_client(app) as client:
         yield client
 
 
@@ -77,6 +82,13 @@ def serving(app, settings):
 def base_url(app, settings):
     with serving(app, settings) as url:
         yield url
+
+
+def wait_for(condition, timeout_s=5.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.005)
 
 
 def with_server(settings, **changes):

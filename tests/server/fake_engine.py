@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from light_tts.audio_output import encode_complete
 from light_tts.audio_stream import AudioStream
 from light_tts.errors import EmptyText, Overloaded, UnknownVoice
 from light_tts.types import SAMPLE_RATE_HZ, AudioChunk, Voice
@@ -26,6 +27,7 @@ def voice(name, language="en", num_tokens=50, prompt_text="hello"):
 class FakeVoices:
     def __init__(self, *voices):
         self._voices = {each.id: each for each in voices}
+        self.consents = {}
 
     def names(self):
         return list(self._voices)
@@ -33,9 +35,13 @@ class FakeVoices:
     def get(self, name):
         return self._voices[name]
 
-    def add(self, name, data, prompt_text=None, language=None):
+    def add(self, name, data, prompt_text=None, language=None, consent=None):
         self._voices[name] = voice(name, language, prompt_text=prompt_text)
+        self.consents[name] = consent
         return self._voices[name]
+
+    def added_at_s(self, name):
+        return 1_700_000_000.5 if name in self.consents else None
 
     def remove(self, name):
         del self._voices[name]
@@ -45,6 +51,11 @@ class FakeVoices:
             raise UnknownVoice("This model has no voices of its own.", "voice")
         wanted = "zh" if any("一" <= letter <= "鿿" for letter in text) else "en"
         return next(name for name, each in self._voices.items() if each.language == wanted)
+
+
+def recording(seconds=4.0):
+    """A whole WAV file."""
+    return encode_complete(sine(seconds), "wav")
 
 
 def sine(seconds, amplitude=0.5, start=0):

@@ -1,40 +1,25 @@
-"""What needs a real socket: chunks as they are made, cut connections, clients that leave, the OpenAI client."""
+"""What needs a real socket: chunks as they are made, cut connections, clients that leave, keep-alives."""
 
 import asyncio
-import io
 import json
 import socket
 import threading
 import time
 
-import av
 import httpx2
-import openai
 import pytest
 
 from light_tts.audio_output import to_int16
 from light_tts.errors import EngineFailure
+from light_tts.server import audio_response
 
+from .conftest import wait_for
 from .fake_engine import sine
 
 SPEECH = "/v1/audio/speech"
 ZERO_SHOT = "/inference_zero_shot"
 WHOLE = to_int16(sine(1.0)).tobytes()
 FORMATS = ["mp3", "opus", "aac", "flac", "wav", "pcm"]
-
-
-def seconds_of(data, name):
-    if name == "pcm":
-        return len(data) / 48_000
-    with av.open(io.BytesIO(data)) as container:
-        return sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
-
-
-def wait_for(condition, timeout_s=5.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.005)
 
 
 def sample(base_url, name):
@@ -138,58 +123,21 @@ def test_many_at_once_each_hear_their_own(base_url, engine):
     assert answers == [(rate, 200) for rate in rates]
 
 
-@pytest.fixture
-def sdk(base_url):
-    with openai.OpenAI(base_url=base_url + "/v1", api_key="any", max_retries=0) as client:
-        yield client
+def test_events_keep_the_line_alive_while_nothing_comes(base_url, engine, monkeypatch):
+    monkeypatch.setattr(audio_response, "PING_S", 0.02)
+    engine.stall_after = 1
+    received = b""
+    with httpx2.stream("POST", base_url + SPEECH, json={"input": "a", "stream_format": "sse"}) as answer:
+        for piece in answer.iter_raw():
+            received += piece
+            if received.count(b": ping\n\n") == 3:
+                break
+    assert received.startswith(b"data: ")
+    assert engine.cancelled.wait(5)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_openai_client_reads_whole_answers_and_streams(sdk, name):
-    whole = sdk.audio.speech.create(model="tts-1", voice="alloy", input="hello", response_format=name).content
-    with sdk.audio.speech.with_streaming_response.create(
-        model="gpt-4o-mini-tts", voice="alloy", input="hello", response_format=name, instructions="calm"
-    ) as answer:
-        streamed = b"".join(answer.iter_bytes())
-    for data in (whole, streamed):
-        assert seconds_of(data, name) == pytest.approx(1.0, abs=0.13)
-
-
-@pytest.mark.parametrize("name", FORMATS)
-async def test_openai_async_client_streams(base_url, name):
-    async with (
-        openai.AsyncOpenAI(base_url=base_url + "/v1", api_key="any", max_retries=0) as client,
-        client.audio.speech.with_streaming_response.create(
-            model="tts-1", voice="nova", input="hello", response_format=name
-        ) as answer,
-    ):
-        data = b"".join([piece async for piece in answer.iter_bytes()])
-    assert seconds_of(data, name) == pytest.approx(1.0, abs=0.13)
-
-
-def test_openai_client_raises_the_right_exceptions(sdk, engine):
-    with pytest.raises(openai.BadRequestError) as bad:
-        sdk.audio.speech.create(model="tts-1", voice="bob", input="hello")
-    assert (bad.value.code, bad.value.param, bad.value.type) == ("voice_not_found", "voice", "invalid_request_error")
-    assert bad.value.request_id
-    with pytest.raises(openai.NotFoundError):
-        sdk.audio.speech.create(model="unknown", voice="alloy", input="hello")
-    engine.overloaded = True
-    with pytest.raises(openai.InternalServerError) as full:
-        sdk.audio.speech.create(model="tts-1", voice="alloy", input="hello")
-    assert (full.value.status_code, full.value.code) == (503, "overloaded")
-
-
-def test_openai_client_sees_that_an_answer_was_cut(sdk, engine):
-    engine.error, engine.error_after = EngineFailure("broken"), 3
-    with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
-        sdk.audio.speech.create(model="tts-1", voice="alloy", input="hello")
-
-
-def test_openai_client_lists_models_and_keeps_voices(sdk):
-    assert [model.id for model in sdk.models.list()] == ["test-model", "tts-1"]
-    made = sdk.audio.voices.create(
-        name="mine", audio_sample=("a.wav", b"rec", "audio/wav"), consent="cons_1", extra_body={"ref_text": "words"}
-    )
-    assert made.id == "mine"
-    assert sdk.audio.speech.create(model="tts-1", voice={"id": "mine"}, input="hello").content
+def test_audio_has_no_place_for_keep_alives(base_url, engine, monkeypatch):
+    monkeypatch.setattr(audio_response, "PING_S", 0.01)
+    engine.delay_s = 0.05
+    answer = httpx2.post(base_url + SPEECH, json={"input": "a", "response_format": "pcm"})
+    assert answer.content == WHOLE

@@ -9,7 +9,7 @@ import pytest
 
 from light_tts.audio_output import to_int16
 from light_tts.errors import EngineFailure
-from light_tts.server.openai_api import CLOUD_VOICES
+from light_tts.server.voice_aliases import CLOUD_VOICES
 
 from .fake_engine import FakeVoices, sine, voice
 
@@ -109,6 +109,12 @@ async def test_instructions_that_mean_none(client, engine, words):
     assert engine.requests[0].instruction is None
 
 
+async def test_a_voice_that_cannot_be_instructed_speaks_all_the_same(client, engine):
+    engine.voices = FakeVoices(voice("preset", num_tokens=0))
+    answer = await client.post(PATH, json={"input": "hello", "voice": "preset", "instructions": "calmly"})
+    assert (answer.status_code, engine.requests[0].instruction) == (200, None)
+
+
 @pytest.mark.parametrize("name", [*CLOUD_VOICES, "default", "", None])
 async def test_cloud_names_always_resolve(client, engine, name):
     for text in ("hello", "你好"):
@@ -180,41 +186,3 @@ async def test_failures_of_the_server(client, engine):
     answer = await client.post(PATH, json={"input": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert answer.headers["retry-after"] == "3"
-
-
-async def test_models(client):
-    listed = (await client.get("/v1/models")).json()
-    assert [model["id"] for model in listed["data"]] == ["test-model", "tts-1"]
-    for model in listed["data"]:
-        assert (await client.get(f"/v1/models/{model['id']}")).json() == model
-    both = (await client.get("/v1/audio/models")).json()
-    assert both["models"] == both["data"] == listed["data"]
-    missing = await client.get("/v1/models/a/b")
-    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
-    assert (await client.get("/v1/")).status_code == (await client.get("/v1")).status_code == 200
-
-
-async def test_voices(client):
-    listed = (await client.get("/v1/audio/voices")).json()
-    assert listed["voices"] == listed["data"]
-    assert [(each["id"], each["name"]) for each in listed["data"]] == [
-        (name, name) for name in ("en_female", "en_male", "zh_female")
-    ]
-    assert (await client.get("/v1/audio/voices?legacy=true")).json() == {
-        "voices": ["en_female", "en_male", "zh_female"]
-    }
-
-
-async def test_a_voice_is_uploaded_used_and_removed(client, engine):
-    form = {"data": {"name": "mine", "ref_text": "words", "consent": "c"}, "files": {"audio_sample": ("a.wav", b"rec")}}
-    made = (await client.post("/v1/audio/voices", **form)).json()
-    assert (made["object"], made["id"], made["type"]) == ("audio.voice", "mine", "audio_sample")
-    again = await client.post("/v1/audio/voices", **form)
-    assert again.status_code == 400
-    assert (await client.post(PATH, json={"input": "a", "voice": "mine"})).status_code == 200
-    gone = await client.delete("/v1/audio/voices/mine")
-    assert gone.json() == {"id": "mine", "object": "audio.voice.deleted", "deleted": True}
-    assert (await client.delete("/v1/audio/voices/mine")).status_code == 404
-    assert (await client.post(PATH, json={"input": "a", "voice": "mine"})).status_code == 400
-    described = await client.post("/v1/audio/voices", data={"name": "x", "type": "prompt"})
-    assert (described.status_code, described.json()["error"]["code"]) == (400, "unsupported")
