@@ -139,6 +139,7 @@ class _Loading:
             self._server.should_exit = True
             return
         self._app.state.server.engine = engine
+        engine.preload_phrases()
         health = engine.health()
         logger.info(
             "ready on http://%s:%s: model %s on %s, %s",

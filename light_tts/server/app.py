@@ -22,6 +22,7 @@ from light_tts.server import (
     openai_api,
     openai_models,
     openai_voices,
+    short_api,
     voices_api,
 )
 from light_tts.server.auth import ApiKeys
@@ -37,10 +38,21 @@ if TYPE_CHECKING:
     from light_tts.engine import TTSEngine
     from light_tts.settings import ServerSettings, Settings
 
-SURFACES = (health, lighttts_api, bistream_api, cosyvoice_api, voices_api, openai_api, openai_models, openai_voices)
+SURFACES = (
+    health,
+    lighttts_api,
+    bistream_api,
+    short_api,
+    cosyvoice_api,
+    voices_api,
+    openai_api,
+    openai_models,
+    openai_voices,
+)
 SYNTHESIS_ROUTES = (
     "/inference_zero_shot",
     "/inference_zero_shot_bistream",
+    short_api.PATH,
     "/inference_sft",
     "/inference_cross_lingual",
     "/inference_instruct",
@@ -77,7 +89,7 @@ def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
             allow_origins=list(settings.server.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "content-type", "content-disposition", "x-sample-rate"],
+            expose_headers=["x-request-id", "content-type", "content-disposition", "x-sample-rate", "x-cache"],
         )
     app.add_middleware(TrailingSlash)
     app.add_exception_handler(LightTTSError, _answer_error)

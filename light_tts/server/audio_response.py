@@ -152,6 +152,8 @@ class AudioResponse(Response):
         headers["X-Sample-Rate"] = str(rate_hz)
         headers["X-Audio-Format"] = "s16le" if name in ("pcm", "wav") else name
         headers["X-Channels"] = "1"
+        if self._stream.stats.is_phrase_cached is not None:
+            headers["X-Cache"] = "HIT" if self._stream.stats.is_phrase_cached else "MISS"
         if num_bytes is not None:
             headers["Content-Length"] = str(num_bytes)
         self._record.mark_first_audio()

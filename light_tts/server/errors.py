@@ -64,6 +64,12 @@ class RequestTooLarge(InvalidRequest):
     code = "REQUEST_TOO_LARGE"
 
 
+class NoDefaultVoice(UnknownVoice):
+    """A request without a voice, and no default one."""
+
+    code = "NO_DEFAULT_VOICE"
+
+
 class NotFound(InvalidRequest):
     """No such path or object."""
 
@@ -125,6 +131,7 @@ _TABLE: dict[type[Exception], _Row] = {
     TextTooLong: _Row(400, "invalid_request_error", "string_above_max_length"),
     EmptyText: _Row(400, "invalid_request_error", "invalid_value"),
     BadAudio: _Row(400, "invalid_request_error", "invalid_value", websocket_code=1003),
+    NoDefaultVoice: _Row(400, "invalid_request_error", "voice_not_found"),
     UnknownVoice: _Row(404, "invalid_request_error", "voice_not_found", 400),
     UnknownModel: _Row(404, "invalid_request_error", "model_not_found"),
     Unsupported: _Row(400, "invalid_request_error", "unsupported"),

@@ -46,6 +46,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "top_k": {"type": "integer"},
     "temperature": {"type": "number"},
     "timeout_s": {"type": "number", "description": "Ends the request earlier than the server would."},
+    "cache": {"type": "boolean", "description": "false: never answered from the cache of short texts."},
 }
 _SPECIFIC: dict[str, dict[str, Any]] = {
     "tts_text": {"type": "string", "description": "What to say; alias `text`."},
@@ -53,6 +54,8 @@ _SPECIFIC: dict[str, dict[str, Any]] = {
     "prompt_wav": {"type": "string", "format": "binary", "description": "Reference recording; alias `prompt_audio`."},
     "spk_id": {"type": "string", "description": "A registered voice; aliases `voice`, `zero_shot_spk_id`."},
     "instruct_text": {"type": "string", "description": "How to speak, in words."},
+    "text": {"type": "string", "description": "What to say; alias `tts_text`."},
+    "voice_template": {"type": "string", "description": "A registered voice; aliases `spk_id`, `voice`."},
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Audio.", "content": {"audio/pcm": {}, "audio/wav": {}}},
@@ -76,6 +79,7 @@ def read_options(fields: Fields) -> dict[str, Any]:
         "flow_steps": fields.integer("flow_steps", low=1, high=50),
         "text_frontend": fields.boolean("text_frontend", default=True),
         "timeout_s": fields.number("timeout_s", low=MIN_TIMEOUT_S, high=MAX_TIMEOUT_S),
+        "phrase_cache": None if fields.boolean("cache", default=True) else False,
         "sampling": SamplingOptions(
             top_p=fields.number("top_p", low=0.01, high=1.0),
             top_k=fields.integer("top_k", low=1, high=10_000),
@@ -95,13 +99,17 @@ def check_model(name: str, engine: TTSEngine) -> str:
     return name
 
 
-def read_output(fields: Fields, accept: str, *, stream_by_default: bool = False) -> AudioOutput:
-    """Format, rate and streaming of the answer. Without a word about the format: WAV for the spelling whose clients
-    save the body under a `.wav` name, raw PCM for the other.
+def read_output(
+    fields: Fields, accept: str, *, stream_by_default: bool = False, format_by_default: str | None = None
+) -> AudioOutput:
+    """Format, rate and streaming of the answer. Without a word about the format: `format_by_default`; when that is
+    None, WAV for the spelling whose clients save the body under a `.wav` name, raw PCM for the other.
     """
     wanted = fields.word("response_format")
     if wanted is None and "audio/wav" in accept:
         wanted = "wav"
+    if wanted is None:
+        wanted = format_by_default
     if wanted is None:
         wanted = "wav" if fields.has(*OTHER_SPELLING) and not fields.has("tts_text", "prompt_wav") else "pcm"
     rate_hz = fields.integer("sample_rate", low=SAMPLE_RATES_HZ[0], high=SAMPLE_RATES_HZ[-1])

@@ -117,6 +117,7 @@ class FakeEngine:
         self.stall_after = None
         self.overloaded = False
         self.hold_text = False
+        self.phrase_cached = None
         self.ready = True
         self.failure = None
         self.running = set()
@@ -168,6 +169,7 @@ class FakeEngine:
     def _speak(self, stream, request):
         stats = stream.stats
         stats.text_tokens, stats.segments = len(request.text), 1
+        stats.is_phrase_cached = self.phrase_cached
         if not any(letter.isalnum() for letter in request.text):
             stream.fail(EmptyText("There is nothing to speak in the text.", "text"))
             return
