@@ -33,6 +33,11 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def clear(self) -> None:
+        """Drop all items."""
+        with self._condition:
+            self._items.clear()
+
     def put(self, item: T) -> None:
         """Append and wake the reader."""
         with self._condition:
@@ -149,6 +154,12 @@ class AudioStream:
             self.stats.total_ms = (time.monotonic() - self.created_s) * 1000.0
             self.stats.finish = "error"
             self._mailbox.put(error)
+
+    def drop_unread(self) -> None:
+        """Take back the audio that the reader has not taken; ignored after the end."""
+        with self._lock:
+            if not self._finished:
+                self._mailbox.clear()
 
     # the reader's side
 

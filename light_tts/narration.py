@@ -103,6 +103,17 @@ class Narration:
             except LightTTSError as error:
                 self._failed(segment, error)
 
+    def drop(self) -> None:
+        """Stop what runs and forget the segments; others may be added."""
+        with self._lock:
+            if self._is_over:
+                return
+            segments, self._open, self._starts = self._open, [], []
+            self._num_started = 0
+            self._job = replace(self.job, clock=PlaybackClock())
+        for segment in segments:
+            segment.abort()
+
     def fail(self, error: LightTTSError) -> None:
         """End the request with an error."""
         self.stream.fail(error)

@@ -23,11 +23,24 @@ class TextRun(SpeechSource, Protocol):
         """No more text."""
 
 
+class TextPieces(Protocol):
+    """Makes text ids of the pieces, and may hold some back until it knows more."""
+
+    def feed(self, text: str) -> Sequence[int]:
+        """Ids of what can be spoken with this piece. Raises InvalidRequest."""
+
+    def end(self) -> Sequence[int]:
+        """Ids of what is left; what follows is a new beginning."""
+
+    def discard(self) -> None:
+        """Forget what has not become ids yet."""
+
+
 class TextAudioStream(AudioStream):
     """`feed` text as it comes, `finish_text` at the end; iterate the audio meanwhile. Safe from any thread.
 
     `flush` speaks what has been fed without waiting for more: the current run of the language model ends, and later
-    text opens a new one with the same voice.
+    text opens a new one with the same voice. `discard` drops what has been fed and not been read as audio.
 
     max_text_chars:  all text of the stream together may not be longer; 0: no limit. Set by the engine.
     """
@@ -39,7 +52,7 @@ class TextAudioStream(AudioStream):
         self._feed_lock = threading.RLock()
         self._early: list[Callable[[], None]] = []  # calls made before the voice was ready
         self._narration: Narration | None = None
-        self._encode: Callable[[str], Sequence[int]] | None = None
+        self._text: TextPieces | None = None
         self._open_run: Callable[[TokenSink, int], TextRun] | None = None
         self._pending: _PendingRun | None = None  # the run that takes text now
 
@@ -59,22 +72,32 @@ class TextAudioStream(AudioStream):
         with self._feed_lock:
             if not self._is_connected(lambda: self._speak(text)):
                 return
-            assert self._encode is not None
-            ids = self._encode(text)
-            self.stats.text_tokens += len(ids)
-            if not ids:
-                return
-            if self._pending is None:
-                self._start_run()
-            assert self._pending is not None
-            self._pending.append(ids)
+            assert self._text is not None
+            self._append(self._text.feed(text))
 
     def flush(self) -> None:
         """Speak what is there."""
         with self._feed_lock:
-            if self._is_connected(self.flush) and self._pending is not None:
+            if not self._is_connected(self.flush):
+                return
+            assert self._text is not None
+            self._append(self._text.end())
+            if self._pending is not None:
                 self._pending.finish()
                 self._pending = None
+
+    def discard(self) -> None:
+        """Drop what has been fed and not been read as audio; the stream stays open for other text."""
+        with self._feed_lock:
+            self._num_chars = 0
+            self._early.clear()
+            self._pending = None
+            if self._narration is None:
+                return
+            assert self._text is not None
+            self._text.discard()
+            self._narration.drop()
+            self.drop_unread()
 
     def finish_text(self) -> None:
         """No more text comes; the audio ends when all of it has been spoken."""
@@ -88,12 +111,12 @@ class TextAudioStream(AudioStream):
         self,
         narration: Narration,
         *,
-        encode: Callable[[str], Sequence[int]],
+        text: TextPieces,
         open_run: Callable[[TokenSink, int], TextRun],
     ) -> None:
         """The engine's: the voice is ready; replay what was fed meanwhile."""
         with self._feed_lock:
-            self._narration, self._encode, self._open_run = narration, encode, open_run
+            self._narration, self._text, self._open_run = narration, text, open_run
             early, self._early = self._early, []
             for call in early:
                 call()
@@ -103,6 +126,15 @@ class TextAudioStream(AudioStream):
             self._early.append(call)
             return False
         return True
+
+    def _append(self, ids: Sequence[int]) -> None:
+        self.stats.text_tokens += len(ids)
+        if not ids:
+            return
+        if self._pending is None:
+            self._start_run()
+        assert self._pending is not None
+        self._pending.append(ids)
 
     def _start_run(self) -> None:
         assert self._narration is not None

@@ -136,6 +136,28 @@ def test_a_text_stream_cancelled_before_it_was_prepared_takes_text_quietly(engin
     assert sum(chunk.samples.size for chunk in stream) == 0
 
 
+def test_a_text_stream_that_discards_goes_on_as_if_nothing_had_been_fed(engine: TTSEngine) -> None:
+    def speak(moment: str | None) -> np.ndarray:
+        stream = engine.open_text_stream(SynthesisRequest("", voice="zh_female", seed=4))
+        if moment is not None:
+            stream.feed(LONG_TEXT[:40])
+            if moment == "while it speaks":
+                stream.flush()
+                assert next(iter(stream)).samples.size
+                stream.feed(LONG_TEXT[:40])
+            stream.discard()
+        stream.feed("3点")
+        stream.feed("再见。")
+        stream.finish_text()
+        assert engine.health()["running"] == 1, "the place is kept"
+        return samples_of(stream)
+
+    unharmed = speak(None)
+    for moment in ("before the voice is there", "while it speaks"):
+        np.testing.assert_allclose(speak(moment), unharmed, atol=1e-3)
+    wait_until(lambda: is_empty(engine), "it left something behind")
+
+
 def test_a_paused_reader_does_not_keep_a_cancelled_request_alive(engine: TTSEngine) -> None:
     stream = engine.submit(SynthesisRequest(LONG_TEXT, seed=1))
     next(iter(stream))

@@ -16,6 +16,7 @@ from light_tts.frontend.number_reader import WetextReader
 from light_tts.frontend.reference_features import OnnxReferenceFeatures
 from light_tts.frontend.registry import load_prompts, load_registry
 from light_tts.frontend.split import SplitOptions
+from light_tts.frontend.streamed_text import StreamedIds, StreamedText
 from light_tts.frontend.text_units import LANGUAGES, is_speakable
 from light_tts.frontend.tokenizer import TextTokenizer
 from light_tts.frontend.voice import VoiceCacheStats, VoiceExtractor
@@ -187,10 +188,16 @@ class Frontend:
         segment = LLMPrompt(prompt_ids, (), self._prompt_speech(voice, mode), 0)
         return PreparedRequest((segment,), self.flow_prompt(voice, mode), voice.id, mode)
 
-    def encode_stream_text(self, text: str) -> tuple[int, ...]:
-        """Text ids of a piece of streamed text, as written: not normalised, not split (spec: pipeline, section 4)."""
-        self._check_text(text, "text")
-        return tuple(self.tokenizer.encode_user_text(text))
+    def open_text(self, request: SynthesisRequest) -> StreamedIds:
+        """The text of a request whose text arrives in pieces: read clause by clause, or as written without
+        `text_frontend`; never split.
+        """
+        normalize = self._normalizer.whole if request.text_frontend else None
+        return StreamedIds(
+            StreamedText(normalize, request.language),
+            check=lambda text: self._check_text(text, "text"),
+            encode=self.tokenizer.encode_user_text,
+        )
 
     def source_tokens(self, audio: bytes) -> tuple[int, ...]:
         """Speech codes of a recording whose words another voice is to speak. Raises BadAudio, Unsupported."""

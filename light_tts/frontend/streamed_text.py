@@ -8,7 +8,7 @@ for the borders at which words are cut into ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from light_tts.frontend.text_units import contains_chinese, has_latin_letters, is_speakable
 
@@ -21,6 +21,34 @@ _IDEOGRAPHS = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
 _WORDS = re.compile(r"\s*(?:[^\W\d_\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+(?:['’-][^\W\d_]+)*\s+)+")
 _HELD_IDEOGRAPHS = 2
 _HELD_WORDS = 2  # "on May" decides how a following 5 is read
+
+
+class StreamedIds:
+    """What `TextAudioStream` reads from: pieces of text to text ids.
+
+    check:   raises InvalidRequest for a piece that cannot be used.
+    encode:  text to ids.
+    """
+
+    def __init__(
+        self, text: StreamedText, *, check: Callable[[str], None], encode: Callable[[str], Sequence[int]]
+    ) -> None:
+        self._text = text
+        self._check = check
+        self._encode = encode
+
+    def feed(self, text: str) -> Sequence[int]:
+        """Ids of what can be spoken with this piece. Raises InvalidRequest."""
+        self._check(text)
+        return self._encode(self._text.feed(text))
+
+    def end(self) -> Sequence[int]:
+        """Ids of what is left; what follows is a new beginning."""
+        return self._encode(self._text.end())
+
+    def discard(self) -> None:
+        """Forget what has not become ids yet."""
+        self._text.discard()
 
 
 class StreamedText:

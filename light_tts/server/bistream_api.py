@@ -15,12 +15,12 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from light_tts.audio_output import StreamEncoder, open_encoder
-from light_tts.errors import Cancelled, InvalidRequest, LightTTSError
+from light_tts.errors import Cancelled, InvalidRequest, LightTTSError, TextTooLong
 from light_tts.server.bistream_frames import SessionOptions, TextFrame, read_options_frame, read_text_frame
-from light_tts.server.errors import error_body, error_message, websocket_code
+from light_tts.server.errors import error_body, websocket_code
 from light_tts.server.request_body import parse_json
 from light_tts.server.request_record import RequestRecord
-from light_tts.server.speech_fields import check_recording_size, check_text_length, recorded_voice
+from light_tts.server.speech_fields import check_recording_size, recorded_voice
 from light_tts.server.state import ServerState, request_record, server_state
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ async def inference_zero_shot_bistream(socket: WebSocket) -> None:
         logger.exception("session %s failed", record.request_id)
         await _close_with(socket, record, error)
     finally:
-        session.cancel()
+        await session.close()
 
 
 async def _close_with(socket: WebSocket, record: RequestRecord, error: Exception) -> None:
     record.error = error
-    message = error_message(error)
     body = error_body(error, openai=False)
+    message = str(body.pop("message"))
     try:
-        await socket.send_json({"error": message, "error_code": body["error_code"], "detail": body["detail"]})
+        await socket.send_json({"error": message, **body})
         reason = message.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
         await socket.close(websocket_code(error), reason)
     except (WebSocketDisconnect, RuntimeError):
@@ -72,8 +72,8 @@ class _IdleTooLong(InvalidRequest):
 class _Session:
     """The state machine of one connection. Runs on the event loop alone.
 
-    The text stream is opened with the session, so that the voice is prepared early, and again by the first text after
-    a `cancel`.
+    The text stream is opened with the session, so that the voice is prepared early. Frames are read ahead of the work,
+    up to `ws_max_queue` of them, so that a client that leaves is noticed at once.
     """
 
     def __init__(self, socket: WebSocket, state: ServerState, record: RequestRecord) -> None:
@@ -84,12 +84,15 @@ class _Session:
         self._encoder: StreamEncoder | None = None
         self._stream: TextAudioStream | None = None
         self._speaker: asyncio.Task[None] | None = None
-        self._num_chars = 0
-        self._has_spoken_text = False
+        self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue(state.settings.server.ws_max_queue)
+        self._reading: asyncio.Task[None] | None = None
+        self._num_chars = 0  # since the last `cancel`
+        self._is_finishing = False
         self._last_activity_s = time.monotonic()
 
     async def run(self) -> None:
         """Until all text has been spoken. Raises WebSocketDisconnect and the session's errors."""
+        self._reading = asyncio.create_task(self._read_ahead())
         opening = self._json(await self._next_frame())
         if opening.keys() == {"finish"}:
             return  # nothing to say
@@ -112,71 +115,92 @@ class _Session:
             first = read_text_frame(opening)
         self._record.mark_received()
         self._encoder = open_encoder(options.output.format_name, options.output.sample_rate_hz)
-        self._open_stream()
+        self._stream = self._state.ready_engine().open_text_stream(options.request)
+        self._record.stats = self._stream.stats
+        self._speaker = asyncio.create_task(self._speak(self._stream))
         await self._converse(first)
 
-    def cancel(self) -> None:
+    async def close(self) -> None:
         """Free everything; the work stops within one step."""
+        tasks = [task for task in (self._reading, self._speaker) if task is not None]
+        self._stop_speaking()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stop_speaking(self) -> None:
         if self._speaker is not None:
             self._speaker.cancel()
         if self._stream is not None:
-            self._record.stats = self._stream.stats
             self._stream.cancel()
-        self._speaker, self._stream = None, None
+        self._speaker = None
 
     async def _converse(self, first: TextFrame | None) -> None:
         """Read frames and send audio at the same time, until the text has ended and its audio too."""
-        is_finishing = first is not None and await self._take(first)
-        receiving = asyncio.create_task(self._socket.receive())
+        if first is not None:
+            await self._take(first)
+        arriving = asyncio.create_task(self._frames.get())
         try:
-            while not (is_finishing and self._speaker is None):
-                tasks = {receiving} | ({self._speaker} if self._speaker is not None else set())
-                await asyncio.wait(tasks, timeout=self._idle_left_s(), return_when=asyncio.FIRST_COMPLETED)
+            while self._speaker is not None or not self._is_finishing:
+                await self._wait_for(arriving, *([self._speaker] if self._speaker is not None else []))
                 if self._speaker is not None and self._speaker.done():
                     self._speaker.result()
                     self._speaker = None
-                elif receiving.done():
-                    frame = read_text_frame(self._json(_checked(receiving.result())))
-                    receiving = asyncio.create_task(self._socket.receive())
-                    is_finishing = await self._take(frame) or is_finishing
-                elif not is_finishing:
+                elif arriving.done():
+                    frame = read_text_frame(self._json(arriving.result()))
+                    arriving = asyncio.create_task(self._frames.get())
+                    await self._take(frame)
+                else:
                     self._check_idle()
         finally:
-            receiving.cancel()
-            await asyncio.gather(receiving, return_exceptions=True)
+            arriving.cancel()
+            await asyncio.gather(arriving, return_exceptions=True)
         await self._send_end()
 
-    async def _take(self, frame: TextFrame) -> bool:
-        """Act on one frame; True when it says that no more text comes."""
-        self._last_activity_s = time.monotonic()
-        if frame.cancel:
-            self.cancel()
-            self._num_chars, self._has_spoken_text = 0, False
-        if frame.text:
-            self._num_chars += len(frame.text)
-            self._record.text_chars = (self._record.text_chars or 0) + len(frame.text)
-            limit = self._state.settings.frontend.max_text_chars
-            if limit and self._num_chars > limit:
-                check_text_length("x" * self._num_chars, "tts_text", self._state.settings)
-            # Tokenising takes milliseconds, which other requests would wait for.
-            await asyncio.to_thread(self._open_stream().feed, frame.text)
-            self._has_spoken_text = True
-        if frame.flush and self._stream is not None and self._has_spoken_text:
-            self._stream.flush()
-        if frame.finish:
-            if self._stream is not None and self._has_spoken_text:
-                self._stream.finish_text()
-            else:
-                self.cancel()
-        return frame.finish
+    async def _read_ahead(self) -> None:
+        while True:
+            await self._frames.put(_checked(await self._socket.receive()))
 
-    def _open_stream(self) -> TextAudioStream:
-        if self._stream is None:
-            assert self._options is not None
-            self._stream = self._state.ready_engine().open_text_stream(self._options.request)
-            self._record.stats = self._stream.stats
-            self._speaker = asyncio.create_task(self._speak(self._stream))
-        return self._stream
+    async def _wait_for(self, *tasks: asyncio.Task[Any]) -> None:
+        """Until one of them is done or the session has been idle too long. Raises WebSocketDisconnect."""
+        assert self._reading is not None
+        idle_left_s = None if self._is_finishing else self._idle_left_s()
+        await asyncio.wait({*tasks, self._reading}, timeout=idle_left_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._reading.done():
+            self._reading.result()
+
+    async def _take(self, frame: TextFrame) -> None:
+        """Act on one frame. On a thread where text is read or a lock of the engine taken: others would wait for it."""
+        stream = self._stream
+        assert stream is not None
+        self._last_activity_s = time.monotonic()
+        if self._is_finishing:
+            if frame.cancel:
+                self._stop_speaking()
+            return
+        if frame.cancel:
+            self._num_chars = 0
+            await asyncio.to_thread(stream.discard)
+        if frame.text:
+            self._count(frame.text)
+            await asyncio.to_thread(stream.feed, frame.text)
+        if frame.flush:
+            await asyncio.to_thread(stream.flush)
+        if frame.finish:
+            self._is_finishing = True
+            if self._record.text_chars:
+                await asyncio.to_thread(stream.finish_text)
+            else:
+                self._stop_speaking()  # there is nothing to wait for, not even the voice
+
+    def _count(self, text: str) -> None:
+        self._record.text_chars = (self._record.text_chars or 0) + len(text)
+        self._num_chars += len(text)
+        limit = self._state.settings.frontend.max_text_chars
+        if limit and self._num_chars > limit:
+            raise TextTooLong(
+                f"The texts of this session have {self._num_chars} characters; the limit is {limit}.", "tts_text"
+            )
 
     async def _speak(self, stream: TextAudioStream) -> None:
         assert self._encoder is not None
@@ -220,13 +244,15 @@ class _Session:
             )
 
     async def _next_frame(self) -> dict[str, Any]:
+        arriving = asyncio.create_task(self._frames.get())
         try:
-            async with asyncio.timeout(self._idle_left_s()):
-                frame = _checked(await self._socket.receive())
-        except TimeoutError:
-            raise self._idle_too_long() from None
-        self._last_activity_s = time.monotonic()
-        return frame
+            await self._wait_for(arriving)
+            if not arriving.done():
+                raise self._idle_too_long()
+            self._last_activity_s = time.monotonic()
+            return arriving.result()
+        finally:
+            arriving.cancel()
 
     def _idle_left_s(self) -> float:
         limit_s = self._state.settings.server.ws_idle_timeout_s

@@ -251,11 +251,17 @@ def test_voices_of_other_models_and_unknown_names_are_refused(plain: Frontend):
         plain.prepare(SynthesisRequest("Hello.", voice=ReferenceAudio(b"x")))
 
 
-def test_streamed_text_is_neither_normalised_nor_split(plain: Frontend, prefixed: Frontend):
+def test_streamed_text_is_read_by_clauses_or_taken_as_written(plain: Frontend, prefixed: Frontend):
     prepared = plain.prepare_text_stream(SynthesisRequest("", voice="named"))
     assert [segment.text_ids for segment in prepared.segments] == [()]
     assert prepared.segments[0].prompt_speech == tuple(range(60))
-    assert plain.encode_stream_text(" 3. <|im_end|>") == tuple(plain.tokenizer.encode_user_text(" 3. <|im_end|>"))
+    verbatim = plain.open_text(SynthesisRequest("", text_frontend=False))
+    assert verbatim.feed(" 3. <|im_end|>") == plain.tokenizer.encode_user_text(" 3. <|im_end|>")
+    read = plain.open_text(SynthesisRequest(""))
+    assert [*read.feed("I have 3"), *read.feed(" cats.")] == []
+    assert read.end() == plain.tokenizer.encode_user_text("I have three cats.")
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        read.feed("\ud800")
     cross = prefixed.prepare_text_stream(SynthesisRequest("", voice="named", mode=Mode.CROSS_LINGUAL))
     assert cross.segments[0].prompt_text_ids == ids(prefixed, PREFIX)
 

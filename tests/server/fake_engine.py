@@ -93,9 +93,16 @@ class FakeTextStream(AudioStream):
         for text in held:
             self._say(text)
 
+    def discard(self):
+        self.calls.append(("discard",))
+        self.held.clear()
+        self.drop_unread()
+
     def finish_text(self):
         self.flush()
         self.calls.append(("finish",))
+        if self.engine.streams_never_end:
+            return
         self.stats.finish = "stop"
         self.put(AudioChunk(np.zeros(0, np.float32), is_last=True))
 
@@ -118,6 +125,7 @@ class FakeEngine:
         self.overloaded = False
         self.hold_text = False
         self.phrase_cached = None
+        self.streams_never_end = False
         self.ready = True
         self.failure = None
         self.running = set()

@@ -103,8 +103,33 @@ async def test_cancel_drops_what_is_queued_and_stays_open(url, engine):
         url, VOICE, {"tts_text": "dropped words"}, {"cancel": True}, {"tts_text": "kept"}, {"finish": True}
     )
     assert (audio, code) == (WORD, 1000)
-    assert [stream.fed for stream in engine.streams] == [["dropped words"], ["kept"]]
-    assert engine.streams[0].stats.finish == "abort"
+    [stream] = engine.streams  # the session keeps its place
+    assert stream.calls == [("feed", "dropped words"), ("discard",), ("feed", "kept"), ("flush",), ("finish",)]
+
+
+async def test_cancel_takes_back_audio_that_was_not_sent(url, engine):
+    async with websockets.connect(url) as socket:
+        await socket.send(json.dumps({**VOICE, "tts_text": "one two three"}))
+        assert await socket.recv() == WORD
+        await socket.send(json.dumps({"cancel": True}))
+        await socket.send(json.dumps({"tts_text": "four", "finish": True}))
+        audio, _, code, _ = await heard(socket)
+    assert code == 1000
+    assert len(audio) in (len(WORD), 2 * len(WORD), 3 * len(WORD))
+    assert engine.streams[0].stats.finish == "stop"
+
+
+async def test_cancel_after_finish_ends_the_session(url, engine):
+    engine.hold_text = True
+    engine.streams_never_end = True
+    _, _, code, _ = await talk(url, VOICE, {"tts_text": "one"}, {"finish": True}, {"cancel": True})
+    assert code == 1000
+    assert await asyncio.to_thread(engine.cancelled.wait, 5)
+
+
+async def test_text_after_finish_is_not_spoken(url, engine):
+    audio, _, code, _ = await talk(url, VOICE, {"tts_text": "one", "finish": True}, {"tts_text": "two"})
+    assert (audio, code) == (WORD, 1000)
 
 
 async def test_the_end_event_only_when_asked_for(url):
