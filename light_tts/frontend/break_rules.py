@@ -21,20 +21,21 @@ _ABBREVIATION = re.compile(
 # Between two word characters without a space: decimals, versions, times, host names. A capital after a small letter is
 # rather a missing space ("done.Then"). Clean-up turns "." into "。" in Chinese texts.
 _INSIDE_WORD = re.compile(r"(?<=[A-Za-z0-9])[.。:](?=[A-Za-z0-9])")
-_SCHEME = re.compile(r"(?<=[A-Za-z]):(?=//)")
+# An address, up to its last letter, digit or slash; what follows may end the sentence.
+_ADDRESS = re.compile(r"(?:[A-Za-z]+://|www[.。])[A-Za-z0-9。./?#@!$&'()*+,;=:%_~-]*[A-Za-z0-9/]")
 _CUT_AFTER = ("。！？；：!?;:", "，,、", " \t\r\n　")  # weaker and weaker places to cut a piece that is too long
 
 
 def unbreakable_stops(text: str) -> frozenset[int]:
-    """Indices of stop marks in `text` that end no sentence."""
+    """Indices in `text` where a stop mark ends no sentence."""
     inside = {
         match.start()
         for match in _INSIDE_WORD.finditer(text)
         if not (text[match.start() - 1].islower() and text[match.start() + 1].isupper())
     }
     shorthand = {match.end() - 1 for match in _ABBREVIATION.finditer(text)}
-    scheme = {match.start() for match in _SCHEME.finditer(text)}
-    return frozenset(inside | shorthand | scheme)
+    addresses = {index for match in _ADDRESS.finditer(text) for index in range(*match.span())}
+    return frozenset(inside | shorthand | addresses)
 
 
 def cut_long_piece(

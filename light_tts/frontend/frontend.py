@@ -315,7 +315,13 @@ class Frontend:
 def serving_normalizer(tokenizer: TextTokenizer, settings: FrontendSettings) -> TextNormalizer:
     """The normaliser for requests: numbers read by `wetext`, protections on, lengths as the settings say."""
     options = SplitOptions(settings.token_max_n, settings.token_min_n, settings.merge_len, settings.comma_split)
-    return TextNormalizer(tokenizer.count, tags=tokenizer.user_tags, reader=WetextReader(), options=options)
+    return TextNormalizer(
+        tokenizer.count,
+        tags=tokenizer.user_tags,
+        reader=WetextReader(),
+        options=options,
+        hard_max=settings.token_hard_max,
+    )
 
 
 def _with_transcript(voice: Voice, words: str) -> Voice:

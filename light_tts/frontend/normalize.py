@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from light_tts.frontend.break_rules import cut_long_piece, unbreakable_stops
+from light_tts.frontend.break_rules import HARD_MAX, cut_long_piece, unbreakable_stops
+from light_tts.frontend.latin_languages import is_english
 from light_tts.frontend.number_reader import NumberReader, ReaderLanguage
 from light_tts.frontend.number_words import spell_out_numbers
 from light_tts.frontend.split import SplitLanguage, SplitOptions, split
@@ -30,6 +31,7 @@ class TextNormalizer:
     length:       counts a text in text ids; used for everything but Chinese, which counts characters.
     tags:         special tokens; numbers inside them are not read, and they are never cut.
     reader:       reads numbers, dates and units; None leaves digits to the simple rules.
+    hard_max:     longest piece, in the unit of the options; longer ones are cut inside a sentence.
     protections:  True for serving: decimals, abbreviations and addresses end no sentence, pieces have a hard maximum,
                   texts in languages without their own rules are not spelled in English, and tags switch nothing off.
                   False is the reference: "<|" with "|>" anywhere passes the text verbatim and in one piece.
@@ -42,11 +44,13 @@ class TextNormalizer:
         tags: Sequence[str] = (),
         reader: NumberReader | None = None,
         options: SplitOptions | None = None,
+        hard_max: int = HARD_MAX,
         protections: bool = True,
     ) -> None:
         self._length = length
         self._reader = reader
         self._options = options or SplitOptions()
+        self._hard_max = hard_max
         self._protections = protections
         ordered = sorted(tags, key=len, reverse=True)
         self._tag = re.compile("|".join([*map(re.escape, ordered), _TAG_LIKE]))
@@ -64,7 +68,7 @@ class TextNormalizer:
             return [piece for piece in pieces if not is_only_punctuation(piece)]
         length = self._counter(path)
         whole = split(cleaned, path, length, self._options, unbreakable=unbreakable_stops(cleaned))
-        cut = [part for piece in whole for part in cut_long_piece(piece, length, self._tag_spans)]
+        cut = [part for piece in whole for part in cut_long_piece(piece, length, self._tag_spans, self._hard_max)]
         return [piece for piece in cut if is_speakable(piece)]
 
     def whole(self, text: str, language: str = "auto") -> str:
@@ -84,6 +88,8 @@ class TextNormalizer:
         chinese = contains_chinese(text) or (language in ("zh", "yue") and not has_latin_letters(text))
         path: SplitLanguage = "zh" if chinese else "en"
         script = language_of_script(text)
+        if self._protections and language == "auto" and script == "en" and not is_english(text):
+            script = "other"
         reader_language = self._reader_language(path, language, script)
         if self._reader is not None and reader_language is not None:
             reader = self._reader

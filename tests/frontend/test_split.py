@@ -58,6 +58,9 @@ def test_no_text_gives_no_pieces():
     "text",
     [
         "Version 2.0 of pi is 3.14.",
+        "Take v2.0 or v2.1.3 of it.",
+        "Ask www.example.com/a?b=c;d=e!f or ftp://x.y:21/ there.",
+        "请看https://example。com/a?b=1;c=2这里。",
         "Mr. Smith and Dr. Wu met.",
         "See https://example.com:80/a.b now.",
         "At 9:30 it began.",
@@ -66,8 +69,14 @@ def test_no_text_gives_no_pieces():
     ],
 )
 def test_marks_inside_words_end_no_sentence(text: str):
-    language = "zh" if "率" in text else "en"
+    language = "en" if text[0].isascii() else "zh"
     assert cut_sentences(text, language, unbreakable=unbreakable_stops(text)) == [text]
+
+
+def test_an_address_does_not_swallow_the_end_of_its_sentence():
+    text = "See https://example.com/a? I did! Go to www.b.org. Then rest."
+    expected = ["See https://example.com/a?", " I did!", " Go to www.b.org.", " Then rest."]
+    assert cut_sentences(text, "en", unbreakable=unbreakable_stops(text)) == expected
 
 
 def test_a_missing_space_still_ends_the_sentence():
