@@ -48,11 +48,20 @@ class DecodeGraphs:
 
     most_rows:  largest recorded batch; a bigger step is replayed in parts.
     most_tokens:  longest sequence.
+    warm_up_iterations:  runs of a step before it is recorded, at least 1.
     """
 
     def __init__(
-        self, lm: SpeechLM, cache: PagedKVCache, sampler: Sampler, *, most_rows: int, most_tokens: int
+        self,
+        lm: SpeechLM,
+        cache: PagedKVCache,
+        sampler: Sampler,
+        *,
+        most_rows: int,
+        most_tokens: int,
+        warm_up_iterations: int = 1,
     ) -> None:
+        self._warm_up_iterations = warm_up_iterations
         self._sizes = batch_ladder(most_rows)
         self._inputs = DecodeInputs(
             most_rows=most_rows,
@@ -87,7 +96,8 @@ class DecodeGraphs:
     def _record_one(self, size: int, pool: Any) -> torch.cuda.CUDAGraph:
         self._inputs.fill([], size)
         views, tokens = self._inputs.views(size), self._tokens[:size]
-        tokens.copy_(self._decode.sample(views))  # compiles kernels and makes handles, which no recording may
+        for _ in range(self._warm_up_iterations):
+            tokens.copy_(self._decode.sample(views))  # compiles kernels and makes handles, which no recording may
         torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream()

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from light_tts.errors import Cancelled, ConfigError, EngineFailure, StageLost, TextTooLong
@@ -20,6 +21,7 @@ from light_tts.llm.bistream import BiStreamLayout
 from light_tts.llm.block_manager import BlockManager
 from light_tts.llm.handles import RunInProgress, TextRunInProgress
 from light_tts.llm.isolation import IsolatingRunner
+from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import Layout, OneWayLayout
 from light_tts.llm.model_runner import ModelRunner, SampledToken
 from light_tts.llm.random import run_key
@@ -92,7 +94,11 @@ class SpeechTokenEngine:
         settings = self._settings
         if not settings.disable_cudagraph:
             most_rows = min(settings.graph_max_batch_size, settings.max_running)
-            self._runner.capture(most_rows=most_rows, most_tokens=self._max_rows)
+            self._runner.capture(
+                most_rows=most_rows,
+                most_tokens=self._max_rows,
+                warm_up_iterations=settings.graph_warmup_iterations,
+            )
 
     def start(self) -> None:
         """Start the thread; after a failure, start again with nothing running. Records CUDA graphs the first time."""
@@ -146,7 +152,7 @@ class SpeechTokenEngine:
         """See `SpeechTokenBackend.submit`."""
         check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=False)
         fewest, most = limits_of(prompt, self._max_rows)
-        values = sampling_of(sampling, self._defaults)
+        values = self._sampling(sampling)
         layout = OneWayLayout(prompt, self._lm.ids, min_codes=fewest, max_codes=most)
         run = self._take_in(layout, values, run_key(seed, run_index), sink)
         return RunInProgress(run, partial(self._command, partial(self._end, run, FinishReason.ABORT)))
@@ -162,7 +168,7 @@ class SpeechTokenEngine:
     ) -> TextRunHandle:
         """See `SpeechTokenBackend.open_text_run`; text that the prompt already holds is the first piece."""
         check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=True)
-        values = sampling_of(sampling, self._defaults)
+        values = self._sampling(sampling)
         layout = BiStreamLayout(
             prompt.prompt_text_ids,
             prompt.prompt_speech,
@@ -183,6 +189,10 @@ class SpeechTokenEngine:
         if prompt.text_ids:
             handle.append(prompt.text_ids)
         return handle
+
+    def _sampling(self, options: SamplingOptions) -> RowSampling:
+        values = sampling_of(options, self._defaults)
+        return replace(values, greedy=True) if self._settings.greedy else values
 
     # the step
 
@@ -342,7 +352,12 @@ class SpeechTokenEngine:
         num_blocks = settings.max_total_tokens // settings.block_tokens
         blocks = BlockManager(num_blocks, settings.block_tokens, prefix_cache=settings.prefix_cache)
         self._scheduler = Scheduler(
-            blocks, max_running=settings.max_running, budget_rows=settings.prefill_budget_tokens
+            blocks,
+            max_running=settings.max_running,
+            budget_rows=settings.prefill_budget_tokens,
+            joining=JoiningRule(
+                settings.kv_watermark, settings.expected_output_tokens, settings.steps_between_admissions
+            ),
         )
         self._is_idle = True
         self._isolation.reset()

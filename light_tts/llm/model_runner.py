@@ -61,9 +61,10 @@ class ModelRunner:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._graphs: DecodeGraphs | None = None
 
-    def capture(self, *, most_rows: int, most_tokens: int) -> None:
+    def capture(self, *, most_rows: int, most_tokens: int, warm_up_iterations: int = 1) -> None:
         """Record decoding steps of up to `most_rows` sequences of up to `most_tokens`; a step must not run meanwhile.
 
+        warm_up_iterations:  runs of each step before it is recorded.
         Does nothing the second time, and on a machine where nothing can be recorded.
         """
         if self._graphs is not None:
@@ -75,7 +76,12 @@ class ModelRunner:
             return
         with torch.inference_mode(), self._on_stream():
             self._graphs = DecodeGraphs(
-                self.lm, self.cache, self._sampler, most_rows=most_rows, most_tokens=most_tokens
+                self.lm,
+                self.cache,
+                self._sampler,
+                most_rows=most_rows,
+                most_tokens=most_tokens,
+                warm_up_iterations=warm_up_iterations,
             )
 
     def run(self, chunks: list[Chunk]) -> list[SampledToken]:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.joining import JoiningRule
 from light_tts.llm.sequence import Sequence, SequenceState
+
+JOIN_AT_ONCE = JoiningRule()
 
 _arrival = attrgetter("arrival")
 
@@ -36,9 +39,12 @@ class Scheduler:
 
     max_running:  most sequences in the batch; parked ones do not count.
     budget_rows:  most rows of one step.
+    joining:      when new sequences join.
     """
 
-    def __init__(self, blocks: BlockManager, *, max_running: int, budget_rows: int) -> None:
+    def __init__(
+        self, blocks: BlockManager, *, max_running: int, budget_rows: int, joining: JoiningRule = JOIN_AT_ONCE
+    ) -> None:
         self.blocks = blocks
         self.waiting: list[Sequence] = []  # by arrival
         self.running: list[Sequence] = []
@@ -47,7 +53,8 @@ class Scheduler:
         self.num_rows_reused = 0
         self._max_running = max_running
         self._budget_rows = budget_rows
-        self._step = 0
+        self._joining = joining
+        self._step = self._last_joining_step = 0
 
     def add(self, sequence: Sequence) -> None:
         """Take in a new sequence."""
@@ -95,10 +102,12 @@ class Scheduler:
                 num_rows = min(sequence.num_pending, budget)
                 if self._reserve(sequence, sequence.num_computed + num_rows):
                     budget -= self._plan(chunks, sequence, num_rows)
-        while budget and self.waiting and len(self.running) < self._max_running:
+        may_join = not self.running or self._step - self._last_joining_step >= self._joining.steps_between
+        while may_join and budget and self.waiting and len(self.running) < self._max_running:
             sequence = self.waiting[0]
             if not self._admit(sequence):
                 break
+            self._last_joining_step = self._step
             budget -= self._plan(chunks, sequence, min(sequence.num_pending, budget))
         if not chunks and self.running and self.waiting:
             # Whoever runs needs pages that an older, waiting sequence holds, which waits for a place in turn.
@@ -135,8 +144,7 @@ class Scheduler:
             # At least one row is left to compute: the sample is read there.
             most = (sequence.num_runnable - 1) // self.blocks.block_tokens
             sequence.blocks = self.blocks.attach(keys[:most])
-        # One spare page for each running sequence, or the new one would soon be thrown out again.
-        spare = len(self.running)
+        spare = self._joining.spare_blocks(self.blocks, sequence, self.running)
         missing = self.blocks.num_blocks_for(sequence.num_runnable) - len(sequence.blocks)
         if not self._make_room(missing + spare, sequence, from_running=False):
             if not sequence.num_computed:

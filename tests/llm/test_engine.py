@@ -445,3 +445,40 @@ class Recorder(NoEvents):
 
     def llm_step(self, step):
         self.steps.append(step)
+
+
+def test_a_greedy_engine_says_the_same_whatever_the_seed(tiny_models):
+    lm = tiny_models["cosyvoice2"]
+    prompt = prompt_of(lm, [5, 9, 100, 7], [3, 4, 5])
+
+    def codes(seed, **settings):
+        return alone(lm, (prompt, seed, None, SamplingOptions()), **settings)
+
+    assert codes(1) != codes(2)
+    assert codes(1, greedy=True) == codes(2, greedy=True)
+    assert codes(1, greedy=True) == alone(lm, (prompt, 3, None, SamplingOptions(greedy=True)))
+
+
+def test_settings_decide_when_runs_join(tiny_models):
+    lm = tiny_models["cosyvoice2"]
+    engine = make_engine(lm, steps_between_admissions=5, expected_output_tokens=7, kv_watermark=0.25)
+    for seed in range(2):
+        engine.submit(prompt_of(lm, [5, 9, 100, 7]), RecordingSink(), seed=seed)
+        engine.step()
+    assert engine.stats().running == 1  # the second waits for its moment
+    for _ in range(4):
+        engine.step()
+    assert engine.stats().running == 2
+
+
+def test_the_settings_of_cuda_graphs_reach_their_recording(tiny_models, monkeypatch):
+    recorded = []
+    monkeypatch.setattr("light_tts.llm.model_runner.why_not", lambda *_: None)
+    monkeypatch.setattr(
+        "light_tts.llm.model_runner.DecodeGraphs", lambda *_, **sizes: recorded.append(sizes) or object()
+    )
+    make_engine(tiny_models["cosyvoice2"], graph_max_batch_size=6, graph_warmup_iterations=10).capture()
+    assert recorded[0]["most_rows"] == 6
+    assert recorded[0]["warm_up_iterations"] == 10
+    make_engine(tiny_models["cosyvoice2"], disable_cudagraph=True).capture()
+    assert len(recorded) == 1

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from light_tts.llm.bistream import BiStreamLayout
 from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import OneWayLayout
-from light_tts.llm.scheduler import Scheduler
+from light_tts.llm.scheduler import JOIN_AT_ONCE, Scheduler
 from light_tts.llm.sequence import RowSampling, Sequence, SequenceState
 from light_tts.llm.silence import SilenceFilter
 from light_tts.models.speech_ids import SpeechIds
@@ -39,9 +40,9 @@ def bi_stream(arrival, num_prompt_text, num_prompt_speech):
 class World:
     """Plays the engine: computes nothing, samples code 1 or what ends a phase."""
 
-    def __init__(self, num_blocks, max_running, budget_rows, prefix_cache):
+    def __init__(self, num_blocks, max_running, budget_rows, prefix_cache, joining=JOIN_AT_ONCE):
         self.blocks = BlockManager(num_blocks, BLOCK_TOKENS, prefix_cache=prefix_cache)
-        self.scheduler = Scheduler(self.blocks, max_running=max_running, budget_rows=budget_rows)
+        self.scheduler = Scheduler(self.blocks, max_running=max_running, budget_rows=budget_rows, joining=joining)
         self.max_running, self.budget_rows = max_running, budget_rows
         self.everyone = []
         self.done = []
@@ -103,10 +104,13 @@ jobs = st.one_of(
     st.integers(1, 6),
     st.integers(1, 40),
     st.booleans(),
+    st.one_of(
+        st.just(JOIN_AT_ONCE), st.builds(JoiningRule, st.floats(0.0, 1.0), st.integers(0, 100), st.integers(1, 20))
+    ),
     st.data(),
 )
-def test_every_run_ends_and_nothing_leaks(schedule, num_blocks, max_running, budget_rows, prefix_cache, data):
-    world = World(num_blocks, max_running, budget_rows, prefix_cache)
+def test_every_run_ends_and_nothing_leaks(schedule, num_blocks, max_running, budget_rows, prefix_cache, joining, data):
+    world = World(num_blocks, max_running, budget_rows, prefix_cache, joining)
     open_texts = []
     for arrival, (pause, (kind, *sizes)) in enumerate(schedule):
         if kind == "one_way":
@@ -256,3 +260,49 @@ def test_an_old_waiting_sequence_and_a_young_running_one_do_not_block_each_other
     for _ in range(200):
         world.step()
     assert {sequence.arrival for sequence in world.done} == {0, 1}
+
+
+def num_running_together(rule, num_blocks=40):
+    """Most of four equal runs, of 4 pages each at their end, that were in the batch at the same time."""
+    world = World(num_blocks, 4, 64, prefix_cache=False, joining=rule)
+    for arrival in range(4):
+        world.add(one_way(arrival, 0, 2, 12))
+    most = 0
+    while world.step():
+        most = max(most, len(world.scheduler.running))
+    assert len(world.done) == 4
+    return most
+
+
+def test_a_watermark_keeps_pages_free_for_those_that_run():
+    assert num_running_together(JoiningRule()) == 4
+    assert num_running_together(JoiningRule(watermark=0.95)) < 4
+    assert num_running_together(JoiningRule(watermark=1.0)) == 1  # but one always goes on
+
+
+def test_room_for_the_expected_output_is_asked_for_before_a_run_joins():
+    assert num_running_together(JoiningRule(), num_blocks=16) == 4
+    assert num_running_together(JoiningRule(expected_output_rows=40), num_blocks=16) == 1
+    assert num_running_together(JoiningRule(expected_output_rows=12), num_blocks=16) == 4
+
+
+def test_new_runs_join_only_at_every_nth_step():
+    world = World(40, 4, 64, prefix_cache=False, joining=JoiningRule(steps_between=8))
+    world.add(one_way(0, 0, 2, 30))
+    world.step()  # nothing runs, so the first joins at once
+    world.add(one_way(1, 0, 2, 30))
+    waited = 0
+    while len(world.scheduler.running) == 1:
+        world.step()
+        waited += 1
+    assert waited == 8
+
+
+def test_nobody_waits_for_a_step_that_will_not_come():
+    world = World(40, 4, 64, prefix_cache=False, joining=JoiningRule(steps_between=1000))
+    for arrival in range(3):
+        world.add(one_way(arrival, 0, 2, 3))
+        world.step()
+    while world.step():
+        pass
+    assert len(world.done) == 3
