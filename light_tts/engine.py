@@ -100,7 +100,10 @@ class TTSEngine:
         placement = place(settings.model)
         if placement.device.type == "cpu":
             prepare_cpu(settings.model.cpu_threads)
-        directory = ModelDirectory.open(Path(settings.model.model_dir or builtin_model_dir()))
+        directory = ModelDirectory.open(
+            Path(settings.model.model_dir or builtin_model_dir()),
+            styles_outside=settings.model.styles_outside_model_dir,
+        )
         with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
             flow_net = pool.submit(directory.load_flow, dtype=placement.flow_dtype, device=placement.device)
             vocoder_net = pool.submit(directory.load_vocoder, dtype=placement.vocoder_dtype, device=placement.device)
@@ -242,6 +245,7 @@ class TTSEngine:
             assert isinstance(stream, TextAudioStream)
             prepared = self._frontend.prepare_text_stream(request)
             prompt = prepared.segments[0]
+            narration.when_over(self._frontend.hold_voice(prepared.voice_id))
             self._bind(narration, request, prepared.flow_prompt)
             stream.connect(
                 narration,
@@ -301,6 +305,7 @@ class TTSEngine:
         self, narration: Narration, llm: SpeechTokenEngine, request: SynthesisRequest, prepared: PreparedRequest
     ) -> None:
         narration.stream.stats.text_tokens = sum(len(segment.text_ids) for segment in prepared.segments)
+        narration.when_over(self._frontend.hold_voice(prepared.voice_id))
         self._bind(narration, request, prepared.flow_prompt)
         for segment in prepared.segments:
             narration.add(partial(_start_run, llm, segment, request, narration.job.seed))

@@ -25,7 +25,7 @@ from light_tts.narration import Narration
 from light_tts.request_ranges import check_ranges
 from light_tts.settings import EngineSettings
 from light_tts.trace import RequestTrace
-from light_tts.types import SynthesisRequest
+from light_tts.types import SAMPLE_RATE_HZ, SynthesisRequest
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,10 @@ class Intake:
         if trace is None and self._settings.trace_dir is not None:
             stream.trace = RequestTrace(stream.request_id)
             stream.on_drained = partial(self._write_trace, stream.trace, self._settings.trace_dir)
-        narration = Narration(stream, self._decoder, partial(self._leave, stream), self._when_revived)
+        gap_samples = round(self._settings.sentence_gap_ms * SAMPLE_RATE_HZ / 1000.0)
+        narration = Narration(
+            stream, self._decoder, partial(self._leave, stream), self._when_revived, gap_samples=gap_samples
+        )
         stream.on_cancel = narration.cancel
         stream.on_read = narration.wake
         self._deadlines.add(stream, stream.deadline_s, lambda: narration.fail(stream.deadline_error()))

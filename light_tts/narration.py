@@ -35,9 +35,10 @@ def mix_seed(seed: int, index: int) -> int:
 class Narration:
     """Speaks segments one after another into an AudioStream.
 
-    on_done:       everything has ended, well or badly; called once.
+    on_done:       everything has ended, well or badly; called once, before those of `when_over`.
     when_revived:  runs a callback when dead stages have been started again. A request that has sent nothing is begun
                    again then, once; None: it fails.
+    gap_samples:   silence between the audio of two segments.
     """
 
     def __init__(
@@ -46,10 +47,14 @@ class Narration:
         decoder: AcousticDecoder,
         on_done: Callable[[], None],
         when_revived: Callable[[Callable[[], None]], None] | None = None,
+        *,
+        gap_samples: int = 0,
     ) -> None:
         self.stream = stream
         self._decoder = decoder
-        self._on_done = on_done
+        self._when_over = [on_done]
+        self._gap_samples = gap_samples
+        self._has_spoken = False
         self._when_revived = when_revived
         self._job: AcousticJob | None = None
         self._lock = threading.RLock()
@@ -130,7 +135,16 @@ class Narration:
             self._num_started = 0
         for segment in segments:
             segment.abort()
-        self._on_done()
+        for callback in self._when_over:
+            callback()
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back once everything has ended; at once if it has."""
+        with self._lock:
+            if not self._is_over:
+                self._when_over.append(callback)
+                return
+        callback()
 
     def wake(self) -> None:
         """The reader took a chunk."""
@@ -144,9 +158,17 @@ class Narration:
     def _deliver(self, segment: _Segment, samples: np.ndarray) -> None:
         with self._lock:
             if self._heard(segment):
-                self.stream.put(AudioChunk(samples))
+                self._put(segment, samples)
             elif segment in self._open:
                 segment.held.append(samples)
+
+    def _put(self, segment: _Segment, samples: np.ndarray) -> None:
+        """Audio of the segment that is heard, with the gap in front of it where another one was heard before."""
+        if self._gap_samples and samples.size and self._has_spoken and not segment.has_spoken:
+            self.stream.put(AudioChunk(np.zeros(self._gap_samples, np.float32)))
+        if samples.size:
+            segment.has_spoken = self._has_spoken = True
+        self.stream.put(AudioChunk(samples))
 
     def _spoken(self, segment: _Segment, reason: FinishReason) -> None:
         with self._lock:
@@ -159,7 +181,7 @@ class Narration:
                 self._open.pop(0).note_costs()
                 if self._open:
                     for samples in self._open[0].take_held():
-                        self.stream.put(AudioChunk(samples))
+                        self._put(self._open[0], samples)
         self.advance()
         self._finish_if_spoken()
 
@@ -197,7 +219,8 @@ class Narration:
                 return
             self._is_over = True
         self.stream.end(self._reason)
-        self._on_done()
+        for callback in self._when_over:
+            callback()
 
 
 class _Segment:
@@ -206,6 +229,7 @@ class _Segment:
     def __init__(self, narration: Narration, index: int) -> None:
         self.held: list[np.ndarray] = []
         self.has_all_tokens = False
+        self.has_spoken = False
         self.is_spoken = False
         self.index = index
         self._narration = narration

@@ -269,3 +269,18 @@ def test_closing_while_phrases_are_prepared_ends_them(tmp_path: Path) -> None:
 def test_a_file_of_phrases_that_is_not_there_is_refused_before_anything_loads(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="short_templates"):
         TTSEngine.load(Settings(short_text=ShortTextSettings(short_templates=tmp_path / "no.txt")))
+
+
+def test_a_recording_is_kept_while_a_request_speaks_with_it(recording: bytes, tmp_path: Path) -> None:
+    settings = Settings(
+        frontend=FrontendSettings(voices_dir=tmp_path, voice_cache_capacity=1),
+        engine=EngineSettings(max_pending_chunks=2),  # so that the first request waits for its reader
+    )
+    other = (Path(builtin_model_dir()) / "prompts" / "en_female.wav").read_bytes()
+    with TTSEngine.load(settings) as engine:
+        with engine.submit(SynthesisRequest(TEXT * 4, voice=ReferenceAudio(recording))) as mine:
+            next(iter(mine))
+            speak(engine, "Yes.", voice=ReferenceAudio(other))
+            with engine.submit(SynthesisRequest("Yes.", voice=ReferenceAudio(recording))) as again:
+                next(iter(again))
+        assert engine.health()["voice_cache"] == {"entries": 1, "hits": 1, "misses": 2}

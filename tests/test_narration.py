@@ -74,11 +74,16 @@ class Decoder:
 class Stage:
     """A narration of `count` segments and everything around it."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, gap_samples: int = 0) -> None:
         self.decoder, self.sources = Decoder(), list[Source]()
         self.stream = AudioStream("test", timeout_s=10.0, max_pending_chunks=1 << 20)
         self.times_done = 0
-        self.narration = Narration(self.stream, self.decoder, self._done)  # type: ignore[arg-type]
+        self.narration = Narration(
+            self.stream,
+            self.decoder,  # type: ignore[arg-type]
+            self._done,
+            gap_samples=gap_samples,
+        )
         self.stream.on_cancel = self.narration.cancel
         self.narration.bind(AcousticJob(PROMPT, 5, 1))
         for _ in range(count):
@@ -164,3 +169,37 @@ def test_seeds_of_segments_and_requests_do_not_meet(seeds: list[int]) -> None:
     mixed = {mix_seed(seed, index) for seed in seeds for index in range(4)}
     assert len(mixed) == 4 * len(seeds)
     assert all(0 <= value < 2**63 for value in mixed)
+
+
+def test_silence_separates_segments_and_nothing_else() -> None:
+    stage = Stage(4, gap_samples=2)
+    spoken = {0: [1.0, 2.0], 1: [], 2: [3.0], 3: [4.0]}
+    for number in range(4):
+        stage.sources[number].sink.end(FinishReason.STOP)
+        if number == 2:  # two segments are ahead; their audio is held until the first has been heard
+            for value in spoken[2]:
+                stage.decoder.runs[2].sink.put(np.array([value], np.float32))
+            for value in spoken[0]:
+                stage.decoder.runs[0].sink.put(np.array([value], np.float32))
+            for ended in range(3):
+                stage.decoder.runs[ended].sink.end(FinishReason.STOP)
+    stage.decoder.runs[3].sink.put(np.array(spoken[3], np.float32))
+    stage.decoder.runs[3].sink.end(FinishReason.STOP)
+    assert stage.heard() == [1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 4.0]
+
+
+@pytest.mark.parametrize("how", ["spoken", "cancelled", "before"])
+def test_whoever_asks_is_told_when_the_request_is_over(how: str) -> None:
+    stage, told = Stage(1), list[str]()
+    if how != "before":
+        stage.narration.when_over(lambda: told.append(how))
+        assert told == []
+    if how == "cancelled":
+        stage.stream.cancel()
+    else:
+        stage.sources[0].sink.end(FinishReason.STOP)
+        stage.decoder.runs[0].sink.end(FinishReason.STOP)
+    if how == "before":
+        stage.narration.when_over(lambda: told.append(how))
+    assert told == [how]
+    assert stage.times_done == 1

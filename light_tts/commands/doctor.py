@@ -82,7 +82,7 @@ def _look_at_model(model_dir: Path | None) -> bool:
 
     path = model_dir or builtin_model_dir()
     try:
-        directory = ModelDirectory.open(path)
+        directory = ModelDirectory.open(path, styles_outside=True)
     except LightTTSError as error:
         print(f"model       {error}")
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -51,6 +52,9 @@ class Extractor(Protocol):
     def speech_tokens(self, data: bytes) -> torch.Tensor:
         """[S] speech codes of a recording."""
 
+    def hold(self, voice_id: str) -> Callable[[], None]:
+        """Keep a remembered recording until the value is called."""
+
     def cache_stats(self) -> VoiceCacheStats:
         """How the memory of recordings does."""
 
@@ -70,6 +74,10 @@ class NoExtractor:
         """Raises Unsupported."""
         self.extract(data)
         raise AssertionError("unreachable")
+
+    def hold(self, voice_id: str) -> Callable[[], None]:
+        """Nothing is remembered."""
+        return _nothing
 
     def cache_stats(self) -> VoiceCacheStats:
         """Nothing is remembered."""
@@ -118,6 +126,10 @@ class Frontend:
         self._chunk_tokens = chunk_tokens
         self._remainder_tokens = -first_hop_tokens % chunk_tokens
         self._num_codes = num_codes
+
+    def hold_voice(self, voice_id: str) -> Callable[[], None]:
+        """Keep the features of a recording while a request speaks with it, until the value is called."""
+        return self._extractor.hold(voice_id)
 
     def voice_cache_stats(self) -> VoiceCacheStats:
         """Of the reference recordings whose features are kept."""
@@ -322,6 +334,10 @@ def serving_normalizer(tokenizer: TextTokenizer, settings: FrontendSettings) -> 
         options=options,
         hard_max=settings.token_hard_max,
     )
+
+
+def _nothing() -> None:
+    pass
 
 
 def _with_transcript(voice: Voice, words: str) -> Voice:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -40,9 +42,18 @@ class VoiceExtractor:
         self._min_s = settings.min_prompt_s
         self._limits = AudioLimits(max_bytes=settings.max_upload_mb * 1024 * 1024, max_s=settings.max_prompt_s)
         self._capacity = settings.voice_cache_capacity
+        self._num_reserved = int(settings.voice_cache_reserved_ratio * self._capacity)
+        self._turns = threading.BoundedSemaphore(settings.max_encodings)
         self._lock = threading.Lock()
+        self._users: Counter[str] = Counter()
         self._voices: OrderedDict[str, Future[Voice]] = OrderedDict()
         self._num_hits = self._num_misses = 0
+
+    def hold(self, voice_id: str) -> Callable[[], None]:
+        """Keep a remembered recording while somebody speaks with it; the value ends that, and may be called once."""
+        with self._lock:
+            self._users[voice_id] += 1
+        return partial(self._release, voice_id)
 
     def cache_stats(self) -> VoiceCacheStats:
         """How the memory of recordings does."""
@@ -67,20 +78,23 @@ class VoiceExtractor:
         if not is_first:
             return future.result()
         try:
-            voice = self._extract(key, data)
+            with self._turns:
+                voice = self._extract(key, data)
         except BaseException as error:
             with self._lock:
                 self._voices.pop(key, None)
             future.set_exception(error)
             raise
         future.set_result(voice)
-        self._evict()
+        with self._lock:
+            self._evict(newest=key)
         return voice
 
     def speech_tokens(self, data: bytes) -> torch.Tensor:
         """[S] int64 speech codes of a recording whose words are to be spoken by another voice. Raises BadAudio."""
-        wave_16k, _ = self._waves(data)
-        return self._features.speech_tokens(wave_16k)
+        with self._turns:
+            wave_16k, _ = self._waves(data)
+            return self._features.speech_tokens(wave_16k)
 
     def _extract(self, key: str, data: bytes) -> Voice:
         # Voices outlive the request that made them; tensors of inference mode could not be used everywhere later.
@@ -107,12 +121,24 @@ class VoiceExtractor:
             )
         return wave_16k, resample(mono, rate_hz, SAMPLE_RATE_HZ)
 
-    def _evict(self) -> None:
-        """Drop the least recently used beyond the capacity; voices in use live on with those who use them."""
+    def _release(self, voice_id: str) -> None:
         with self._lock:
-            done = [key for key, future in self._voices.items() if future.done()]
-            for key in done[: max(0, len(done) - self._capacity)]:
-                del self._voices[key]
+            self._users[voice_id] -= 1
+            if not self._users[voice_id]:
+                del self._users[voice_id]
+            self._evict()
+
+    def _evict(self, newest: str | None = None) -> None:
+        """When there are too many, drop the least recently used until the reserved share is left (spec: server, 6.4).
+
+        Those in use stay, and so does the one just made: somebody is about to use it.
+        """
+        done = [key for key, future in self._voices.items() if future.done()]
+        if len(done) <= self._capacity:
+            return
+        unused = [key for key in done if key not in self._users and (key != newest or not self._capacity)]
+        for key in unused[: len(done) - self._num_reserved]:
+            del self._voices[key]
 
 
 def decode_reference(data: bytes, limits: AudioLimits) -> tuple[torch.Tensor, int]:

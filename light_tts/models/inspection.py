@@ -48,7 +48,7 @@ def inspect_model_dir(path: Path | str) -> list[Finding]:
     Never raises for what is wrong with the directory: that is a finding.
     """
     try:
-        directory = ModelDirectory.open(path)
+        directory = ModelDirectory.open(path, styles_outside=True)
     except CheckpointError as error:
         return [Finding("directory", "-", ok=False, note=str(error))]
     findings = [

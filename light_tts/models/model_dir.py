@@ -19,7 +19,7 @@ from light_tts.models.checkpoint import find_weights, load_weights, read_shapes,
 from light_tts.models.family import Component, ModelFamily, Shapes, detect, family_of_weights
 from light_tts.models.model_config import ModelConfig, SamplingDefaults, read_model_config
 from light_tts.models.speech_ids import SpeechIds
-from light_tts.models.styles import DEFAULT_STYLE, STYLE_FILENAME, choose_style, read_styles
+from light_tts.models.styles import DEFAULT_STYLE, STYLE_FILENAME, check_styles_inside, choose_style, read_styles
 from light_tts.models.vocabulary import END_OF_PROMPT, TOKENIZER_FILES, special_token_ids
 from light_tts.models.yaml_config import read_config
 
@@ -63,8 +63,10 @@ class ModelDirectory:
     speaker_registry_path: Path | None
 
     @classmethod
-    def open(cls, path: Path | str) -> ModelDirectory:
+    def open(cls, path: Path | str, *, styles_outside: bool = False) -> ModelDirectory:
         """Look at a directory and read its small files.
+
+        styles_outside:  `style_config.json` may name weights outside the directory.
 
         Raises CheckpointError with one sentence: not a model directory, two versions in one, all that is missing, a
         value that is wrong or not supported.
@@ -74,6 +76,8 @@ class ModelDirectory:
             raise CheckpointError(f"There is no directory {path}; give the folder that holds the model's files.")
         family = detect(path)
         styles = read_styles(path)
+        if not styles_outside:
+            check_styles_inside(styles, path)
         _require_files(path, family, styles)
         config = read_config(path / family.config_filename)
         return cls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ def parse_styles(path: Path, model_dir: Path) -> dict[str, Path]:
             raise CheckpointError(f"{path} names the style {name!r} twice; give each its own name.")
         styles[name] = model_dir / weights  # an absolute path stays itself
     return styles
+
+
+def check_styles_inside(styles: dict[str, Path], model_dir: Path) -> None:
+    """Raises CheckpointError for a style whose weights lie outside the model directory.
+
+    Judged by the path as it is written: links inside the directory, as hub caches have them, may lead anywhere.
+    """
+    root = os.path.abspath(model_dir)
+    for name, weights in styles.items():
+        if os.path.commonpath([root, os.path.abspath(weights)]) != root:
+            raise CheckpointError(
+                f"{model_dir / STYLE_FILENAME} names {weights} for the style {name!r}, which is outside the model "
+                "directory; move it inside, or allow it with styles_outside_model_dir."
+            )
 
 
 def choose_style(styles: dict[str, Path], name: str) -> str:

@@ -38,13 +38,24 @@ class CountingFeatures:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.most_at_once = 0
+        self.two_are_in = threading.Event()
+        self._at_once = 0
+        self._lock = threading.Lock()
         self.go = threading.Event()
         self.go.set()
         self.error: Exception | None = None
 
     def speech_tokens(self, wave_16k: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
+        with self._lock:
+            self.calls += 1
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            if self._at_once == 2:
+                self.two_are_in.set()
         self.go.wait()
+        with self._lock:
+            self._at_once -= 1
         if self.error is not None:
             raise self.error
         return torch.arange(-(-wave_16k.shape[0] // 640))
@@ -111,7 +122,7 @@ def test_a_failure_is_not_remembered():
 
 def test_the_least_recently_used_is_forgotten():
     features = CountingFeatures()
-    extractor = make(features, voice_cache_capacity=2)
+    extractor = make(features, voice_cache_capacity=2, voice_cache_reserved_ratio=1.0)
     first, second, third = (recording(1.0, seed=seed) for seed in range(3))
     for data in (first, second, first, third):
         extractor.extract(data)
@@ -120,6 +131,50 @@ def test_the_least_recently_used_is_forgotten():
     assert features.calls == 3
     extractor.extract(second)
     assert features.calls == 4
+
+
+def test_a_full_cache_is_emptied_down_to_its_reserved_share():
+    features = CountingFeatures()
+    extractor = make(features, voice_cache_capacity=10, voice_cache_reserved_ratio=0.5)
+    recordings = [recording(1.0, seed=seed) for seed in range(11)]
+    for data in recordings[:10]:
+        extractor.extract(data)
+    assert extractor.cache_stats().entries == 10
+    extractor.extract(recordings[10])
+    assert extractor.cache_stats().entries == 5
+    for data in recordings[6:]:  # those that were used last
+        extractor.extract(data)
+    assert features.calls == 11
+
+
+def test_a_voice_in_use_is_not_forgotten():
+    features = CountingFeatures()
+    extractor = make(features, voice_cache_capacity=1)
+    first, second, third = (recording(1.0, seed=seed) for seed in range(3))
+    release = extractor.hold(extractor.extract(first).id)
+    again = extractor.hold(extractor.extract(first).id)
+    for data in (second, third, second):
+        extractor.extract(data)
+    extractor.extract(first)
+    assert features.calls == 4  # only the second was read twice
+    release()
+    extractor.extract(third)
+    extractor.extract(first)
+    assert features.calls == 5
+    again()
+    assert extractor.cache_stats().entries <= 1
+
+
+def test_no_more_recordings_than_allowed_are_read_at_once():
+    features = CountingFeatures()
+    features.go.clear()
+    extractor = make(features, max_encodings=2)
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(extractor.extract, recording(1.0, seed=seed)) for seed in range(6)]
+        features.two_are_in.wait()
+        features.go.set()
+        assert len({future.result().id for future in futures}) == 6
+    assert features.most_at_once == 2
 
 
 def test_nothing_is_remembered_without_capacity():

@@ -259,14 +259,24 @@ def test_several_styles(copied_model):
     ]
     (copied_model / "llm.pt").unlink()
     (copied_model / "style_config.json").write_text(json.dumps({"lora_info": entries}))
-    directory = ModelDirectory.open(copied_model)
+    with pytest.raises(CheckpointError, match=r"llm\.pt for the style 'old', which is outside the model directory"):
+        ModelDirectory.open(copied_model)
+    directory = ModelDirectory.open(copied_model, styles_outside=True)
     assert list(directory.styles) == ["calm", "old"]
     assert directory.llm_path == other
     assert directory.speech_ids("old") == directory.speech_ids("default")
     with pytest.raises(UnknownModel, match="no model 'loud' here; available: calm, old"):
         directory.load_llm("loud")
     other.unlink()
+    entries[1]["gpt_model_path"] = str(copied_model / "styles" / "llm1.pt")  # absolute, but inside
+    (copied_model / "style_config.json").write_text(json.dumps({"lora_info": entries}))
     refused(copied_model, r"llm1\.pt \(style 'calm'\)")
+
+
+def test_a_style_may_not_leave_the_directory_by_dots(copied_model):
+    content = {"lora_info": [{"style_name": "a", "llm_path": "x/../../llm.pt"}]}
+    (copied_model / "style_config.json").write_text(json.dumps(content))
+    refused(copied_model, "outside the model directory")
 
 
 @pytest.mark.parametrize(
