@@ -17,7 +17,7 @@ LAYERS = ("server", "engine", "stage", "models", "kernels", "base")
 STAGES = ("frontend", "llm", "acoustic")
 LAYER_OF = {
     "server": "server", "deploy": "server", "bench": "server", "compat": "server", "commands": "server",
-    "engine": "engine", "models": "models", "kernels": "kernels", **dict.fromkeys(STAGES, "stage"),
+    "engine": "engine", "models": "models", "kernels": "kernels", "client": "kernels", **dict.fromkeys(STAGES, "stage"),
     **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace"), "base"),
 }  # fmt: skip
 PURE = (
@@ -129,6 +129,11 @@ def test_help_loads_no_torch():
         "from light_tts.cli import main\nsys.argv = ['light-tts', '--help']\ntry:\n    main()\nexcept SystemExit: pass"
     )
     assert not loaded_after(code) & (HEAVY - {"numpy"})
+
+
+def test_the_client_loads_nothing_heavy():
+    pytest.importorskip("aiohttp")
+    assert not loaded_after("import light_tts.client") & (HEAVY | NOT_ON_A_GPU_MACHINE)
 
 
 def test_opening_a_model_directory_loads_no_torch():
