@@ -171,13 +171,18 @@ class TTSEngine:
         """Language-model styles; the first is the default."""
         return list(self._llms)
 
+    @property
+    def is_ready(self) -> bool:
+        """True while requests can be served: every stage lives, and the engine does not drain."""
+        return not self._supervisor.down() and not self._intake.admission.is_stopped
+
     def health(self) -> dict[str, Any]:
         """A snapshot for health pages; cheap, takes no lock of the models."""
         down = self._supervisor.down()
         admission = self._intake.admission
         error = f"{' and '.join(down)}: the thread has died" if down else None
         return {
-            "ready": error is None and not admission.is_stopped,
+            "ready": self.is_ready,
             "error": error,
             "draining": admission.is_stopped,
             "running": admission.num_running,

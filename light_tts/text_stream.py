@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from light_tts.audio_stream import AudioStream
 from light_tts.errors import TextTooLong
-from light_tts.narration import Narration
 from light_tts.speech_source import SpeechSource
 from light_tts.types import TokenSink
+
+if TYPE_CHECKING:
+    from light_tts.narration import Narration
 
 
 class TextRun(SpeechSource, Protocol):
@@ -36,7 +39,7 @@ class TextPieces(Protocol):
         """Forget what has not become ids yet."""
 
 
-class TextAudioStream(AudioStream):
+class TextStream(AudioStream, ABC):
     """`feed` text as it comes, `finish_text` at the end; iterate the audio meanwhile. Safe from any thread.
 
     `flush` speaks what has been fed without waiting for more: the current run of the language model ends, and later
@@ -50,11 +53,6 @@ class TextAudioStream(AudioStream):
         self.max_text_chars = 0
         self._num_chars = 0
         self._feed_lock = threading.RLock()
-        self._early: list[Callable[[], None]] = []  # calls made before the voice was ready
-        self._narration: Narration | None = None
-        self._text: TextPieces | None = None
-        self._open_run: Callable[[TokenSink, int], TextRun] | None = None
-        self._pending: _PendingRun | None = None  # the run that takes text now
 
     def feed(self, text: str) -> None:
         """Append text to what is spoken. Raises TextTooLong over the limit; what was fed before is still spoken."""
@@ -68,6 +66,34 @@ class TextAudioStream(AudioStream):
             self._num_chars += len(text)
             self._speak(text)
 
+    @abstractmethod
+    def flush(self) -> None:
+        """Speak what is there."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Drop what has been fed and not been read as audio; the stream stays open for other text."""
+
+    @abstractmethod
+    def finish_text(self) -> None:
+        """No more text comes; the audio ends when all of it has been spoken."""
+
+    @abstractmethod
+    def _speak(self, text: str) -> None:
+        """Pass text on to whoever speaks it."""
+
+
+class TextAudioStream(TextStream):
+    """A TextStream of the engine in this process: text goes straight into a run of the language model."""
+
+    def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int) -> None:
+        super().__init__(request_id, timeout_s=timeout_s, max_pending_chunks=max_pending_chunks)
+        self._early: list[Callable[[], None]] = []  # calls made before the voice was ready
+        self._narration: Narration | None = None
+        self._text: TextPieces | None = None
+        self._open_run: Callable[[TokenSink, int], TextRun] | None = None
+        self._pending: _PendingRun | None = None  # the run that takes text now
+
     def _speak(self, text: str) -> None:
         with self._feed_lock:
             if not self._is_connected(lambda: self._speak(text)):
@@ -76,7 +102,7 @@ class TextAudioStream(AudioStream):
             self._append(self._text.feed(text))
 
     def flush(self) -> None:
-        """Speak what is there."""
+        """See TextStream."""
         with self._feed_lock:
             if not self._is_connected(self.flush):
                 return
@@ -87,7 +113,7 @@ class TextAudioStream(AudioStream):
                 self._pending = None
 
     def discard(self) -> None:
-        """Drop what has been fed and not been read as audio; the stream stays open for other text."""
+        """See TextStream."""
         with self._feed_lock:
             self._num_chars = 0
             self._early.clear()
@@ -100,7 +126,7 @@ class TextAudioStream(AudioStream):
             self.drop_unread()
 
     def finish_text(self) -> None:
-        """No more text comes; the audio ends when all of it has been spoken."""
+        """See TextStream."""
         with self._feed_lock:
             if self._is_connected(self.finish_text):
                 self.flush()

@@ -73,6 +73,14 @@ class Voice:
         return bool(self.prompt_text) or bool(self.prompt_text_ids)
 
 
+@dataclass(frozen=True)
+class RegisteredVoice:
+    """A registered voice spoken with another transcript than the registered one."""
+
+    name: str
+    prompt_text: str
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceAudio:
     """A reference recording as it came: a whole file in any common container."""
@@ -96,7 +104,8 @@ class SynthesisRequest:
     """One request as it leaves the door: everything the engine needs to know, nothing about HTTP.
 
     text:           what to say. Empty for bi-stream requests, where text arrives later.
-    voice:          a registered name, a Voice, a recording, or None for the built-in voice of the text's language.
+    voice:          a registered name, the same with another transcript, a Voice, a recording, or None for the built-in
+                    voice of the text's language.
     mode:           None chooses: instruct if there is an instruction, preset for vector-only voices,
                     cross-lingual without a transcript, else zero-shot.
     speed:          0.25 to 4.0; 1.0 unchanged. Resamples the mel in time.
@@ -110,7 +119,7 @@ class SynthesisRequest:
     """
 
     text: str
-    voice: str | Voice | ReferenceAudio | None = None
+    voice: str | RegisteredVoice | Voice | ReferenceAudio | None = None
     mode: Mode | None = None
     instruction: str | None = None
     stream: bool = True

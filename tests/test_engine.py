@@ -199,10 +199,9 @@ def test_a_cancelled_request_frees_everything(engine: TTSEngine) -> None:
     next(iter(stream))
     stream.cancel()
     deadline_s = time.monotonic() + 30
-    while engine.health()["running"] or engine._decoder.num_runs:
+    while engine.health()["running"] or engine._decoder.num_runs or engine.health()["llm"]["running"]:
         assert time.monotonic() < deadline_s, "the request's states were not freed"
         threading.Event().wait(0.01)
-    assert all(llm.stats().running == 0 for llm in engine._llms.values())
 
 
 def test_the_text_of_a_stream_is_bounded(engine: TTSEngine) -> None:

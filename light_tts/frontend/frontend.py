@@ -30,6 +30,7 @@ from light_tts.types import (
     Mode,
     PreparedRequest,
     ReferenceAudio,
+    RegisteredVoice,
     SynthesisRequest,
     Voice,
 )
@@ -268,7 +269,10 @@ class Frontend:
             return voice if not words else _with_transcript(voice, words)
         if given is None:
             given = self.voices.default_for(request.text, request.language)
-        voice = self.voices.get(given) if isinstance(given, str) else given
+        if isinstance(given, RegisteredVoice):
+            voice = _with_transcript(self.voices.get(given.name), given.prompt_text)
+        else:
+            voice = self.voices.get(given) if isinstance(given, str) else given
         self._check_voice(voice)
         return voice
 

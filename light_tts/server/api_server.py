@@ -42,17 +42,12 @@ def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
     app = create_app(None, settings)
     server = uvicorn.Server(server_config(app, settings))
     loading = _Loading(app, server, settings)
-    statistics = None if settings.server.disable_log_stats else StatsLog(app.state.server)
     _ignore_repeated_signals()
     loading.start()
-    if statistics is not None:
-        statistics.start()
     try:
         server.run(sockets=[listener])
     finally:
         listener.close()
-        if statistics is not None:
-            statistics.close()
         loading.close()
     return 0
 
@@ -112,6 +107,7 @@ class _Loading:
         self._server = server
         self._settings = settings
         self._error: Exception | None = None
+        self._statistics: StatsLog | None = None
         self._thread = threading.Thread(target=self._load, name="load", daemon=True)
 
     def start(self) -> None:
@@ -121,16 +117,19 @@ class _Loading:
         """Close the engine. Raises what loading raised."""
         if self._error is not None:
             raise self._error
+        if self._statistics is not None:
+            self._statistics.close()
         engine = self._app.state.server.engine
         if engine is not None:
             self._app.state.server.engine = None
             engine.close()
 
     def _load(self) -> None:
+        events = self._app.state.server.observer.engine
         try:
             from light_tts.engine import TTSEngine
 
-            engine = TTSEngine.load(self._settings, events=self._app.state.server.engine_metrics)
+            engine = TTSEngine.load(self._settings, events=events)
             engine.warm_up()
         except Exception as error:
             if not isinstance(error, LightTTSError):
@@ -138,8 +137,10 @@ class _Loading:
             self._error = error
             self._server.should_exit = True
             return
-        self._app.state.server.engine = engine
         engine.preload_phrases()
+        if not self._settings.server.disable_log_stats:
+            self._statistics = StatsLog(engine, events, self._settings.server.log_stats_interval_s)
+            self._statistics.start()
         health = engine.health()
         logger.info(
             "ready on http://%s:%s: model %s on %s, %s",
@@ -149,6 +150,7 @@ class _Loading:
             health["device"],
             health["dtypes"],
         )
+        self._app.state.server.engine = engine
 
 
 def _ignore_repeated_signals() -> None:

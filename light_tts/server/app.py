@@ -31,12 +31,14 @@ from light_tts.server.key_limits import KeyLimits
 from light_tts.server.limits import BodyLimit
 from light_tts.server.recording_fetch import check_can_fetch
 from light_tts.server.request_context import RequestContext
+from light_tts.server.request_observer import RequestObserver, ServerMetrics
 from light_tts.server.state import ServerState, request_record
 from light_tts.server.trailing_slash import TrailingSlash
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import ServerSettings, Settings
+    from light_tts.speech_engine import SpeechEngine
+
 
 SURFACES = (
     health,
@@ -64,25 +66,27 @@ GZIP_FROM_BYTES = 1000
 GZIP_LEVEL = 5
 
 
-def create_app(engine: TTSEngine | None, settings: Settings) -> FastAPI:
-    """The server around one engine. With None it answers NOT_READY until `app.state.server.engine` is set."""
+def create_app(engine: SpeechEngine | None, settings: Settings, *, observer: RequestObserver | None = None) -> FastAPI:
+    """The server around one engine. With None it answers NOT_READY until `app.state.server.engine` is set.
+
+    observer:  counts the requests; None counts them here.
+    """
     # No documentation pages: theirs load scripts from elsewhere. The schema itself is at /openapi.json.
     check_can_fetch(settings)
     app = FastAPI(title="Light TTS", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     for surface in SURFACES:
         app.include_router(surface.router)
-    routes = frozenset(
-        pattern.rstrip("/") or "/" for surface in SURFACES for pattern in _patterns(surface.router.routes)
-    ) | {"other"}
-    metrics = Metrics(SYNTHESIS_ROUTES, sorted(routes))
-    app.state.server = ServerState(settings, metrics, engine)
+    state = app.state.server = ServerState(settings, engine)
+    state.observer = observer or ServerMetrics(new_metrics(), state.health, state.gpu_memory)
 
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=_max_body_bytes(settings))
     _add_key_middleware(app, settings.server)
     if settings.server.gzip:  # leaves audio and event streams as they are
         app.add_middleware(GZipMiddleware, minimum_size=GZIP_FROM_BYTES, compresslevel=GZIP_LEVEL)
-    app.add_middleware(RequestContext, metrics=metrics, routes=routes, synthesis_routes=SYNTHESIS_ROUTES)
+    app.add_middleware(
+        RequestContext, observer=state.observer, routes=known_routes(), synthesis_routes=SYNTHESIS_ROUTES
+    )
     if settings.server.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -104,6 +108,17 @@ def _add_key_middleware(app: FastAPI, server: ServerSettings) -> None:
     if any(limits.values()):
         app.add_middleware(KeyLimits, num_keys=len(server.admin_key) + len(server.api_key), **limits)
     app.add_middleware(ApiKeys, keys=server.api_key, admin_keys=server.admin_key, open_lists=server.open_lists)
+
+
+def known_routes() -> frozenset[str]:
+    """Patterns of all routes without a trailing slash, and "other" for what is not among them."""
+    patterns = (pattern for surface in SURFACES for pattern in _patterns(surface.router.routes))
+    return frozenset(pattern.rstrip("/") or "/" for pattern in patterns) | {"other"}
+
+
+def new_metrics() -> Metrics:
+    """Metrics with the series of all routes."""
+    return Metrics(SYNTHESIS_ROUTES, sorted(known_routes()))
 
 
 def _patterns(routes: object) -> list[str]:

@@ -20,7 +20,6 @@ from starlette.types import Receive, Scope, Send
 
 from light_tts.audio_output import FORMATS, StreamEncoder, encode_complete, open_encoder
 from light_tts.errors import Cancelled, LightTTSError
-from light_tts.metrics import Metrics
 from light_tts.server.errors import BrokenAnswer
 from light_tts.server.framing import Framing, RawFraming
 from light_tts.server.request_record import RequestRecord
@@ -47,7 +46,6 @@ class AudioResponse(Response):
         stream: AudioStream,
         output: AudioOutput,
         record: RequestRecord,
-        metrics: Metrics,
         *,
         send_timeout_s: float,
         framing: Framing | None = None,
@@ -59,7 +57,6 @@ class AudioResponse(Response):
         self._stream = stream
         self._output = output
         self._record = record
-        self._metrics = metrics
         self._send_timeout_s = send_timeout_s
         self._framing = framing or RawFraming()
         self._is_started = False
@@ -100,7 +97,7 @@ class AudioResponse(Response):
 
     async def _send_stream(self, send: Send) -> None:
         encoder = open_encoder(self._output.format_name, self._output.sample_rate_hz)
-        playback = _Playback(self._metrics)
+        playback = _Playback(self._record.late_s)
         try:
             async for chunk in _with_pauses(self._stream, PING_S if self._framing.ping else None):
                 if chunk is None:
@@ -171,10 +168,10 @@ def header_text(value: str) -> str:
 
 
 class _Playback:
-    """Compares the chunks of one stream with a player that began at the first of them."""
+    """Compares the chunks of one stream with a player that began at the first of them; adds to `late_s`."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, late_s: list[float]) -> None:
+        self._late_s = late_s
         self._runs_dry_s: float | None = None
 
     def sent(self, chunk: AudioChunk) -> None:
@@ -182,7 +179,7 @@ class _Playback:
         if self._runs_dry_s is None:
             self._runs_dry_s = now_s
         else:
-            self._metrics.underrun_s.observe(max(0.0, now_s - self._runs_dry_s))
+            self._late_s.append(max(0.0, now_s - self._runs_dry_s))
         # After an underrun the player goes on from now.
         self._runs_dry_s = max(now_s, self._runs_dry_s) + chunk.samples.size / SAMPLE_RATE_HZ
 

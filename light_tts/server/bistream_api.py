@@ -24,7 +24,7 @@ from light_tts.server.speech_fields import check_recording_size, recorded_voice
 from light_tts.server.state import ServerState, request_record, server_state
 
 if TYPE_CHECKING:
-    from light_tts.text_stream import TextAudioStream
+    from light_tts.text_stream import TextStream
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class _Session:
         self._record = record
         self._options: SessionOptions | None = None
         self._encoder: StreamEncoder | None = None
-        self._stream: TextAudioStream | None = None
+        self._stream: TextStream | None = None
         self._speaker: asyncio.Task[None] | None = None
         self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue(state.settings.server.ws_max_queue)
         self._reading: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class _Session:
         opening = self._json(await self._next_frame())
         if opening.keys() == {"finish"}:
             return  # nothing to say
-        self._options = options = await read_options_frame(opening, self._state, self._record.request_id)
+        self._options = options = read_options_frame(opening, self._state, self._record.request_id)
         self._record.voice, self._record.model = options.voice_name, options.request.model
         first: TextFrame | None = None
         if options.needs_recording:
@@ -202,7 +202,7 @@ class _Session:
                 f"The texts of this session have {self._num_chars} characters; the limit is {limit}.", "tts_text"
             )
 
-    async def _speak(self, stream: TextAudioStream) -> None:
+    async def _speak(self, stream: TextStream) -> None:
         assert self._encoder is not None
         async for chunk in stream:
             if self._encoder.is_cheap:

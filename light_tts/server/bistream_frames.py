@@ -61,7 +61,7 @@ class SessionOptions:
         return replace(self, request=replace(self.request, voice=voice))
 
 
-async def read_options_frame(values: Mapping[str, Any], state: ServerState, request_id: str) -> SessionOptions:
+def read_options_frame(values: Mapping[str, Any], state: ServerState, request_id: str) -> SessionOptions:
     """The opening frame. Raises InvalidFields, InvalidRequest, UnknownVoice, UnknownModel, Unsupported, NotReady."""
     engine = state.ready_engine()
     fields = Fields(values)
@@ -74,7 +74,7 @@ async def read_options_frame(values: Mapping[str, Any], state: ServerState, requ
     wants_events = fields.boolean("events", default=False)
     options = read_options(fields)
     fields.check()
-    voice = None if name is None else await named_voice(name, prompt_text, engine, "spk_id")
+    voice = None if name is None else named_voice(name, prompt_text, engine, "spk_id")
     request = SynthesisRequest(
         text="",
         voice=voice,

@@ -30,15 +30,15 @@ async def health(request: Request) -> JSONResponse:
     """200 when the engine can serve, else 503 (404 with `strict_lighttts`); `?deep=1` synthesises a word first."""
     state = server_state(request)
     is_deep = Fields(request.query_params).boolean("deep", default=False)
-    engine_health = state.health()
+    engine_health, gpu_memory = await asyncio.to_thread(lambda: (state.health(), state.gpu_memory()))
     error = engine_health["error"]
     if state.settings.server.debug_health_fails:
         error = "debug_health_fails is set"
     elif engine_health["ready"] and is_deep:
         error = await _deep_check_error(state)
     is_healthy = engine_health["ready"] and error is None
-    status = 200 if is_healthy else 404 if state.settings.server.strict_lighttts else 503
-    return JSONResponse(_health_body(state, engine_health, error, is_healthy=is_healthy), status)
+    body = _health_body(state, engine_health, error, gpu_memory, is_healthy=is_healthy)
+    return JSONResponse(body, 200 if is_healthy else 404 if state.settings.server.strict_lighttts else 503)
 
 
 @router.head("/liveness", include_in_schema=False)
@@ -52,20 +52,25 @@ async def liveness() -> JSONResponse:
 @router.get("/readiness")
 async def readiness(request: Request) -> JSONResponse:
     """200 once requests can be served, else 503."""
-    is_ready = bool(server_state(request).health()["ready"])
+    engine = server_state(request).engine
+    is_ready = engine is not None and engine.is_ready
     return JSONResponse({"status": "ok" if is_ready else "not ready"}, 200 if is_ready else 503)
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
-    state = server_state(request)
-    state.engine_metrics.sample(state.health(), state.gpu_memory())
-    return Response(state.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+    page = await asyncio.to_thread(server_state(request).observer.page)
+    return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
 
 def _health_body(
-    state: ServerState, engine_health: dict[str, Any], error: str | None, *, is_healthy: bool
+    state: ServerState,
+    engine_health: dict[str, Any],
+    error: str | None,
+    gpu_memory: dict[str, Any] | None,
+    *,
+    is_healthy: bool,
 ) -> dict[str, Any]:
     limit = state.settings.engine.max_concurrent_requests  # 0: no limit
     return {
@@ -77,7 +82,7 @@ def _health_body(
         "current_concurrent_requests": engine_health["running"],
         "queued_requests": engine_health["queued"],
         "max_concurrent_requests": limit,
-        "gpu_memory": state.gpu_memory() or {**NO_GPU_MEMORY, "device": engine_health.get("device")},
+        "gpu_memory": gpu_memory or {**NO_GPU_MEMORY, "device": engine_health.get("device")},
         "version": __version__,
     }
 

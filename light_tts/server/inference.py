@@ -20,16 +20,15 @@ from light_tts.server.inference_fields import (
     read_voice,
     says_nothing_of_its_voice,
     server_voice,
-    voice_label,
 )
 from light_tts.server.request_body import read_values
-from light_tts.server.speech_fields import AudioOutput, check_text_length, language_code
+from light_tts.server.speech_fields import AudioOutput, check_text_length, language_code, voice_label
 from light_tts.server.state import request_record, server_state
-from light_tts.types import Mode, ReferenceAudio, SynthesisRequest, Voice
+from light_tts.types import Mode, ReferenceAudio, RegisteredVoice, SynthesisRequest
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)
 
@@ -59,26 +58,25 @@ async def speak(request: Request, dialect: Dialect) -> AudioResponse:
     fields = Fields(await read_values(request))
     record.mark_received()
     output = read_output(fields, request.headers.get("accept", ""), stream_by_default=dialect.by_sentence)
-    synthesis = await _synthesis(fields, state.settings, output, dialect, engine, record.request_id)
-    voice = voice_label(synthesis.voice)
+    synthesis = _synthesis(fields, state.settings, output, dialect, engine, record.request_id)
+    voice = voice_label(synthesis)
     record.voice, record.model, record.text_chars = voice, synthesis.model, len(synthesis.text)
     record.text = synthesis.text if state.settings.server.log_text else None
     return AudioResponse(
         engine.submit(synthesis),
         output,
         record,
-        state.metrics,
         send_timeout_s=state.settings.engine.request_timeout_s,
         headers={"X-Voice": header_text(voice)} if voice else None,
     )
 
 
-async def _synthesis(
+def _synthesis(
     fields: Fields,
     settings: Settings,
     output: AudioOutput,
     dialect: Dialect,
-    engine: TTSEngine,
+    engine: SpeechEngine,
     request_id: str,
 ) -> SynthesisRequest:
     text = fields.text(*TEXT, required=True)
@@ -88,11 +86,11 @@ async def _synthesis(
     instruction = fields.text("instruct_text", required=True) if dialect.needs_instruction else None
     # Whole sentences for those who did not ask for streaming: they gain in quality and only wait a little longer.
     stream = output.stream and (fields.has(*STREAM) or not dialect.by_sentence)
-    voice: str | Voice | ReferenceAudio | None
+    voice: str | RegisteredVoice | ReferenceAudio | None
     if dialect.may_use_default and says_nothing_of_its_voice(fields):
         voice = server_voice(fields, engine, settings, text, language)
     else:
-        voice = await read_voice(fields, engine, settings, missing=dialect.missing)
+        voice = read_voice(fields, engine, settings, missing=dialect.missing)
     fields.check()
     assert text is not None
     check_text_length(text, TEXT[0] if fields.has(TEXT[0]) else TEXT[1], settings)

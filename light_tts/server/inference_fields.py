@@ -15,11 +15,11 @@ from light_tts.server.speech_fields import (
     named_voice,
     recorded_voice,
 )
-from light_tts.types import ReferenceAudio, SamplingOptions, Voice
+from light_tts.types import ReferenceAudio, RegisteredVoice, SamplingOptions
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 TEXT = ("tts_text", "text")
 RECORDING = ("prompt_wav", "prompt_audio")
@@ -89,7 +89,7 @@ def read_options(fields: Fields) -> dict[str, Any]:
     }
 
 
-def check_model(name: str, engine: TTSEngine) -> str:
+def check_model(name: str, engine: SpeechEngine) -> str:
     """The style's name as the engine knows it. Raises UnknownModel with the list."""
     if name in ("default", engine.model_name):
         return "default"
@@ -120,9 +120,9 @@ def read_output(
     return audio_output(wanted.lower(), rate_hz, stream=stream)
 
 
-async def read_voice(
-    fields: Fields, engine: TTSEngine, settings: Settings, *, missing: str = RECORDING[0]
-) -> str | Voice | ReferenceAudio | None:
+def read_voice(
+    fields: Fields, engine: SpeechEngine, settings: Settings, *, missing: str = RECORDING[0]
+) -> str | RegisteredVoice | ReferenceAudio | None:
     """The recording sent along or the registered voice that is named. When neither is there: None, and the field
     `missing` is noted as such. JSON callers may put a voice's name where a form has the file.
     """
@@ -138,7 +138,7 @@ async def read_voice(
         fields.missing(missing)
         return None
     fields.check()
-    return await named_voice(name, prompt_text, engine, VOICE[0])
+    return named_voice(name, prompt_text, engine, VOICE[0])
 
 
 def says_nothing_of_its_voice(fields: Fields) -> bool:
@@ -146,7 +146,9 @@ def says_nothing_of_its_voice(fields: Fields) -> bool:
     return not (fields.word(*VOICE) or fields.given(*RECORDING) or fields.text("prompt_text"))
 
 
-def server_voice(fields: Fields, engine: TTSEngine, settings: Settings, text: str | None, language: str) -> str | None:
+def server_voice(
+    fields: Fields, engine: SpeechEngine, settings: Settings, text: str | None, language: str
+) -> str | None:
     """The default voice; where the server has none, a recording is noted as missing."""
     try:
         return default_voice(engine, settings, text, language)
@@ -155,13 +157,6 @@ def server_voice(fields: Fields, engine: TTSEngine, settings: Settings, text: st
         return None
 
 
-def voice_label(voice: str | Voice | ReferenceAudio | None) -> str | None:
-    """The name of a registered voice, for logs and headers."""
-    if isinstance(voice, Voice):
-        return voice.id
-    return voice if isinstance(voice, str) else None
-
-
-def _name_in_place_of_recording(fields: Fields, engine: TTSEngine) -> str | None:
+def _name_in_place_of_recording(fields: Fields, engine: SpeechEngine) -> str | None:
     said = fields.plain_text(*RECORDING)
     return said if said is not None and said in engine.voices.names() else None

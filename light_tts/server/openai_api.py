@@ -24,14 +24,15 @@ from light_tts.server.speech_fields import (
     language_code,
     named_voice,
     recorded_voice,
+    voice_label,
 )
 from light_tts.server.state import request_record, server_state
 from light_tts.server.voice_aliases import VoiceAliases
-from light_tts.types import ReferenceAudio, SynthesisRequest, Voice
+from light_tts.types import ReferenceAudio, RegisteredVoice, SynthesisRequest
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ async def speech(request: Request) -> AudioResponse:
     output = _output(fields)
     is_events = _choice(fields, "stream_format", ("audio", "sse")) == "sse"
     synthesis = await _synthesis(fields, engine, state.settings, output, record.request_id)
-    voice = synthesis.voice if isinstance(synthesis.voice, str) else getattr(synthesis.voice, "id", None)
+    voice = voice_label(synthesis)
     record.voice, record.model, record.text_chars = voice, synthesis.model, len(synthesis.text)
     record.text = synthesis.text if state.settings.server.log_text else None
     headers = {"Content-Disposition": f'attachment; filename="speech.{FORMATS[output.format_name].extension}"'}
@@ -93,7 +94,6 @@ async def speech(request: Request) -> AudioResponse:
         engine.submit(synthesis),
         output,
         record,
-        state.metrics,
         send_timeout_s=state.settings.engine.request_timeout_s,
         framing=EventFraming() if is_events else RawFraming(),
         headers=headers,
@@ -101,7 +101,7 @@ async def speech(request: Request) -> AudioResponse:
 
 
 async def _synthesis(
-    fields: Fields, engine: TTSEngine, settings: Settings, output: AudioOutput, request_id: str
+    fields: Fields, engine: SpeechEngine, settings: Settings, output: AudioOutput, request_id: str
 ) -> SynthesisRequest:
     text = fields.text("input", required=True)
     speed = fields.number("speed", low=MIN_SPEED, high=MAX_SPEED)
@@ -139,8 +139,8 @@ def _voice_flattened(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _voice(
-    fields: Fields, engine: TTSEngine, settings: Settings, text: str, language: str
-) -> str | Voice | ReferenceAudio:
+    fields: Fields, engine: SpeechEngine, settings: Settings, text: str, language: str
+) -> str | RegisteredVoice | ReferenceAudio:
     name = fields.word("voice")
     ref_text = fields.text("ref_text")
     aliases = VoiceAliases(engine, settings)
@@ -150,7 +150,7 @@ async def _voice(
     fields.check()
     if address is None and recording is None:
         voice = aliases.resolve(name, text, language)
-        return await named_voice(voice, ref_text, engine) if ref_text and not aliases.means_default(name) else voice
+        return named_voice(voice, ref_text, engine) if ref_text and not aliases.means_default(name) else voice
     if not aliases.means_default(name):
         aliases.resolve(name, text, language)
         raise ConflictingFields("ref_audio and a registered voice are both given; send one.", "ref_audio")
@@ -160,15 +160,16 @@ async def _voice(
     return recorded_voice(recording, ref_text, "ref_audio", settings)
 
 
-def _instruction(words: str | None, voice: str | Voice | ReferenceAudio, engine: TTSEngine) -> str | None:
+def _instruction(words: str | None, voice: str | RegisteredVoice | ReferenceAudio, engine: SpeechEngine) -> str | None:
     """Style text for the instruct mode; None when there is none, or when the voice has no such mode."""
     # Home Assistant sends the word None when its prompt is not set.
     if words is None or words == "None":
         return None
-    named = engine.voices.get(voice) if isinstance(voice, str) else voice
-    if isinstance(named, Voice) and not named.has_prompt:
-        logger.debug("the voice %s has no recording to be instructed with; instructions are left out", named.id)
-        return None
+    if not isinstance(voice, ReferenceAudio):
+        name = voice if isinstance(voice, str) else voice.name
+        if not engine.voices.get(name).has_prompt:
+            logger.debug("the voice %s has no recording to be instructed with; instructions are left out", name)
+            return None
     return words
 
 

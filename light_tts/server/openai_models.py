@@ -11,7 +11,7 @@ from light_tts.errors import UnknownModel
 from light_tts.server.state import ServerState, server_state
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
+    from light_tts.speech_engine import SpeechEngine
 
 # The speech models of the cloud; each means the default model.
 CLOUD_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
@@ -19,7 +19,7 @@ CLOUD_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12
 router = APIRouter(prefix="/v1")
 
 
-def served_model(name: str | None, engine: TTSEngine, *, accept_any: bool) -> str:
+def served_model(name: str | None, engine: SpeechEngine, *, accept_any: bool) -> str:
     """The engine's name of a model. `accept_any`: an unknown one means the default. Raises UnknownModel."""
     if name is None or name in ("default", engine.model_name, *CLOUD_MODELS):
         return "default"
@@ -55,7 +55,7 @@ def _listed(state: ServerState) -> list[dict[str, Any]]:
     return [_described(name, state.created_at) for name in _listed_names(state.ready_engine())]
 
 
-def _listed_names(engine: TTSEngine) -> list[str]:
+def _listed_names(engine: SpeechEngine) -> list[str]:
     """What pickers show: the model, its styles when it has several, and the name that pickers filter by."""
     styles = engine.model_names if len(engine.model_names) > 1 else []
     return list(dict.fromkeys([engine.model_name, *styles, CLOUD_MODELS[0]]))

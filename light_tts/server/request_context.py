@@ -9,8 +9,8 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from light_tts.metrics import Metrics
 from light_tts.server.errors import BrokenAnswer
+from light_tts.server.request_observer import RequestObserver
 from light_tts.server.request_record import RequestRecord
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -24,10 +24,10 @@ class RequestContext:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, routes: Collection[str], synthesis_routes: Collection[str]
+        self, app: ASGIApp, observer: RequestObserver, routes: Collection[str], synthesis_routes: Collection[str]
     ) -> None:
         self._app = app
-        self._metrics = metrics
+        self._observer = observer
         self._routes = routes
         self._synthesis_routes = synthesis_routes
 
@@ -51,8 +51,7 @@ class RequestContext:
             await send(message)
 
         if record.is_synthesis:
-            self._metrics.requests.inc()
-            self._metrics.in_flight.inc()
+            self._observer.began()
         try:
             await self._app(scope, receive, send_marked)
         except BaseException as error:
@@ -60,10 +59,8 @@ class RequestContext:
                 record.error = error
             raise
         finally:
-            if record.is_synthesis:
-                self._metrics.in_flight.dec()
             record.route = self._route_of(scope)
-            record.finish(self._metrics)
+            record.finish(self._observer)
 
     def _open(self, scope: Scope) -> RequestRecord:
         headers = Headers(scope=scope)

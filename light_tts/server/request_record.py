@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from light_tts.metrics import Metrics, Outcome
+from light_tts.metrics import Outcome
 from light_tts.server.errors import error_code, rejection_reason
+from light_tts.server.request_observer import RequestObserver, RequestSummary
 from light_tts.types import RequestStats
 
 logger = structlog.stdlib.get_logger("light_tts.requests")
@@ -24,6 +25,7 @@ class RequestRecord:
     received_s:     when the last byte of the request was here.
     error:          why it failed, also after the first byte.
     has_left:       True when the client went away before the end.
+    late_s:         of each streamed chunk after the first: how late it came against real-time playback.
     """
 
     request_id: str
@@ -44,6 +46,7 @@ class RequestRecord:
     text_chars: int | None = None
     text: str | None = None  # only where texts may be logged
     stats: RequestStats | None = None
+    late_s: list[float] = field(default_factory=list)
 
     def mark_received(self) -> None:
         """The whole request is here."""
@@ -70,32 +73,22 @@ class RequestRecord:
             return None
         return self.first_audio_s - (self.received_s or self.started_s)
 
-    def finish(self, metrics: Metrics) -> None:
-        """Count it and write its line. Called once, when nothing more will be sent."""
-        total_s = time.monotonic() - self.started_s
-        metrics.responses.labels(self.route, f"{(self.status or 500) // 100}xx").inc()
-        reason = None if self.error is None else rejection_reason(self.error)
-        if reason is not None:
-            metrics.rejections.labels(reason).inc()
-        if self.is_synthesis:
-            self._count_synthesis(metrics, total_s)
-        self._log(total_s)
-
-    def _count_synthesis(self, metrics: Metrics, total_s: float) -> None:
-        counters = {"success": metrics.successes, "failure": metrics.failures, "abort": metrics.aborts}
-        counters[self.outcome].inc()
-        metrics.latency_s.labels(self.route).observe(total_s)
-        if self.text_chars is not None:
-            metrics.text_chars.labels(self.route).observe(self.text_chars)
-        if self.first_audio_latency_s is not None:
-            metrics.first_audio_s.observe(self.first_audio_latency_s)
-        if self.stats is None:
-            return
-        metrics.audio_s.inc(self.stats.audio_s)
-        metrics.tokens.labels("text").inc(self.stats.text_tokens)
-        metrics.tokens.labels("speech").inc(self.stats.speech_tokens)
-        if self.stats.rtf is not None and self.outcome == "success":
-            metrics.rtf.observe(self.stats.rtf)
+    def finish(self, observer: RequestObserver) -> None:
+        """Have it counted and write its line. Called once, when nothing more will be sent."""
+        summary = RequestSummary(
+            route=self.route,
+            status=self.status,
+            is_synthesis=self.is_synthesis,
+            outcome=self.outcome,
+            rejection=None if self.error is None else rejection_reason(self.error),
+            total_s=time.monotonic() - self.started_s,
+            first_audio_s=self.first_audio_latency_s,
+            text_chars=self.text_chars,
+            late_s=tuple(self.late_s),
+            stats=self.stats,
+        )
+        observer.ended(summary)
+        self._log(summary.total_s)
 
     def _log(self, total_s: float) -> None:
         write = logger.info if self.is_synthesis else logger.debug

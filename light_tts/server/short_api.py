@@ -27,8 +27,8 @@ from light_tts.server.state import request_record, server_state
 from light_tts.types import SynthesisRequest
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 PATH = "/inference_short"
 SHORT_TEXT = TEXT[::-1]  # here `text` is the first name
@@ -71,13 +71,12 @@ async def inference_short(request: Request) -> AudioResponse:
         engine.submit(synthesis),
         output,
         record,
-        state.metrics,
         send_timeout_s=state.settings.engine.request_timeout_s,
         headers={"X-Voice": header_text(voice), "X-Cache": "MISS"},
     )
 
 
-def _voice(name: str | None, engine: TTSEngine, settings: Settings, text: str, language: str) -> str:
+def _voice(name: str | None, engine: SpeechEngine, settings: Settings, text: str, language: str) -> str:
     if name is not None:
         check_voice(name, engine, SHORT_VOICE[0])
         return name

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from light_tts.audio_output import FORMATS, check_sample_rate
 from light_tts.errors import InvalidRequest, TextTooLong, UnknownVoice, Unsupported
 from light_tts.server.errors import RequestTooLarge
-from light_tts.types import SAMPLE_RATE_HZ, ReferenceAudio, Voice
+from light_tts.types import SAMPLE_RATE_HZ, ReferenceAudio, RegisteredVoice, SynthesisRequest
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 LANGUAGES = ("zh", "en", "ja", "ko", "yue", "de", "fr", "es", "it", "ru", "auto")
 _LANGUAGE_WORDS = {
@@ -93,7 +92,7 @@ def check_recording_size(recording: bytes, field: str, settings: Settings) -> No
         raise RequestTooLarge(f"{field} is larger than {limit_mb} MB.", field)
 
 
-def check_voice(name: str, engine: TTSEngine, field: str = "voice") -> None:
+def check_voice(name: str, engine: SpeechEngine, field: str = "voice") -> None:
     """Raises UnknownVoice with the list of those there are."""
     names = engine.voices.names()
     if name not in names:
@@ -102,7 +101,7 @@ def check_voice(name: str, engine: TTSEngine, field: str = "voice") -> None:
         raise UnknownVoice(f"Unknown voice {name[:80]!r}. Voices: {listed}{more}.", field)
 
 
-def default_voice(engine: TTSEngine, settings: Settings, text: str | None, language: str) -> str:
+def default_voice(engine: SpeechEngine, settings: Settings, text: str | None, language: str) -> str:
     """The voice of requests that name none: the configured one, the only one, or the model's own of that language.
 
     Raises UnknownVoice when there is none to choose.
@@ -110,11 +109,10 @@ def default_voice(engine: TTSEngine, settings: Settings, text: str | None, langu
     if settings.server.default_voice is not None:
         return settings.server.default_voice
     names = engine.voices.names()
-    chosen: str = names[0] if len(names) == 1 else engine.voices.default_for(text or "", language)
-    return chosen
+    return names[0] if len(names) == 1 else engine.voices.default_for(text or "", language)
 
 
-def aliased_voice(engine: TTSEngine, settings: Settings, text: str | None, language: str) -> str:
+def aliased_voice(engine: SpeechEngine, settings: Settings, text: str | None, language: str) -> str:
     """The voice behind a name that must always resolve: the default one, else any.
 
     Raises UnknownVoice when no voice is registered at all.
@@ -122,19 +120,18 @@ def aliased_voice(engine: TTSEngine, settings: Settings, text: str | None, langu
     try:
         return default_voice(engine, settings, text, language)
     except UnknownVoice:
-        names: list[str] = engine.voices.names()
+        names = engine.voices.names()
         if not names:
             raise
         return names[0]
 
 
-async def named_voice(name: str, prompt_text: str | None, engine: TTSEngine, field: str = "voice") -> str | Voice:
+def named_voice(
+    name: str, prompt_text: str | None, engine: SpeechEngine, field: str = "voice"
+) -> str | RegisteredVoice:
     """A registered voice; with a transcript of its own if the request brings one. Raises UnknownVoice."""
     check_voice(name, engine, field)
-    if not prompt_text:
-        return name
-    voice: Voice = await asyncio.to_thread(engine.voices.get, name)
-    return replace(voice, prompt_text=prompt_text, prompt_text_ids=None)
+    return RegisteredVoice(name, prompt_text) if prompt_text else name
 
 
 def recorded_voice(recording: bytes, prompt_text: str | None, field: str, settings: Settings) -> ReferenceAudio:
@@ -143,3 +140,11 @@ def recorded_voice(recording: bytes, prompt_text: str | None, field: str, settin
     if prompt_text:
         check_text_length(prompt_text, "prompt_text", settings)
     return ReferenceAudio(recording, prompt_text or None)
+
+
+def voice_label(request: SynthesisRequest) -> str | None:
+    """The registered voice of a request, for logs and answers; None for a recording and for the model's own choice."""
+    voice = request.voice
+    if isinstance(voice, RegisteredVoice):
+        return voice.name
+    return voice if isinstance(voice, str) else None

@@ -8,49 +8,44 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection
 
-from light_tts.metrics import Metrics
-from light_tts.server.engine_metrics import EngineMetrics
 from light_tts.server.errors import NotReady
+from light_tts.server.request_observer import RequestObserver
 from light_tts.server.request_record import RequestRecord
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 
 @dataclass
 class ServerState:
-    """One server: its settings, its metrics and, once loaded, its engine.
+    """One server: its settings and, once there is one, its engine.
 
     engine:          None while it loads. Written once, by the thread that loads.
     created_at:      Unix time of the start.
-    engine_metrics:  listens to the engine.
+    observer:        counts the requests. Set by `create_app`.
     """
 
     settings: Settings
-    metrics: Metrics
-    engine: TTSEngine | None = None
+    engine: SpeechEngine | None = None
     created_at: int = field(default_factory=lambda: int(time.time()))
-    engine_metrics: EngineMetrics = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.engine_metrics = EngineMetrics(self.metrics)
+    observer: RequestObserver = field(init=False)
 
     def health(self) -> dict[str, Any]:
-        """The engine's own health, or the reason why there is none."""
+        """The engine's own health, or the reason why there is none. Blocks as the engine's does."""
         if self.engine is None:
             return {"ready": False, "error": None, "running": 0, "queued": 0}
         return self.engine.health()
 
     def gpu_memory(self) -> dict[str, Any] | None:
-        """Bytes in use on the device; None on CPU and while the engine loads."""
+        """Bytes in use on the device; None on CPU and while the engine loads. Blocks as the engine's does."""
         return None if self.engine is None else self.engine.gpu_memory()
 
-    def ready_engine(self) -> TTSEngine:
+    def ready_engine(self) -> SpeechEngine:
         """The engine. Raises NotReady while it loads or when it has failed."""
         if self.engine is None:
             raise NotReady("The model is still loading; try again shortly.")
-        if not self.engine.health()["ready"]:
+        if not self.engine.is_ready:
             raise NotReady("The speech engine is not ready; /health says why.")
         return self.engine
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from light_tts.server.engine_metrics import EngineMetrics
+
 if TYPE_CHECKING:
-    from light_tts.server.state import ServerState
+    from light_tts.speech_engine import SpeechEngine
 
 logger = structlog.stdlib.get_logger("light_tts.stats")
 
@@ -30,14 +32,18 @@ class _Moment:
 
 
 class StatsLog:
-    """Writes one line per interval at level info, none while nothing happens."""
+    """Writes one line per interval at level info, none while nothing happens.
 
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
-        self._interval_s = state.settings.server.log_stats_interval_s
+    totals:  what the engine's events have come to.
+    """
+
+    def __init__(self, engine: SpeechEngine, totals: EngineMetrics, interval_s: float) -> None:
+        self._engine = engine
+        self._totals = totals
+        self._interval_s = interval_s
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="stats", daemon=True)
-        self._before = _Moment(time.monotonic())
+        self._before = self._moment(engine.health())
 
     def start(self) -> None:
         """Start the thread."""
@@ -50,18 +56,16 @@ class StatsLog:
 
     def line(self) -> dict[str, object] | None:
         """What happened since the last call; None for nothing."""
-        health = self._state.health()
-        before, now = self._before, self._moment()
+        health = self._engine.health()
+        before, now = self._before, self._moment(health)
         self._before = now
-        if self._state.engine is None:
-            return None  # the warm-up is nobody's request
         is_idle = not health["running"] and not health["queued"] and now.steps == before.steps
         if is_idle and now.calls == before.calls:
             return None
         seconds = max(now.at_s - before.at_s, 1e-6)
         generated = now.speech_tokens - before.speech_tokens
         llm = health.get("llm", {})
-        memory = self._state.gpu_memory()
+        memory = self._engine.gpu_memory()
         return {
             "running": health["running"],
             "queued": health["queued"],
@@ -74,11 +78,11 @@ class StatsLog:
             "gpu_memory_mb": None if memory is None else memory["used_bytes"] // 2**20,
         }
 
-    def _moment(self) -> _Moment:
-        totals = self._state.engine_metrics
+    def _moment(self, health: dict[str, Any]) -> _Moment:
+        totals = self._totals
         return _Moment(
             at_s=time.monotonic(),
-            speech_tokens=int(self._state.health().get("llm", {}).get("speech_tokens", 0)),
+            speech_tokens=int(health.get("llm", {}).get("speech_tokens", 0)),
             rows=totals.num_step_rows,
             steps=totals.num_steps,
             sequences=totals.num_step_sequences,

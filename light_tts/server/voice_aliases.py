@@ -8,8 +8,8 @@ from light_tts.errors import UnknownVoice
 from light_tts.server.speech_fields import aliased_voice, check_voice, default_voice
 
 if TYPE_CHECKING:
-    from light_tts.engine import TTSEngine
     from light_tts.settings import Settings
+    from light_tts.speech_engine import SpeechEngine
 
 # Some clients offer or accept no other names.
 CLOUD_VOICES = (
@@ -33,7 +33,7 @@ DEFAULT = "default"
 class VoiceAliases:
     """Names to voices, in this order: a registered voice, a configured alias, a cloud name for the default voice."""
 
-    def __init__(self, engine: TTSEngine, settings: Settings) -> None:
+    def __init__(self, engine: SpeechEngine, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings
         self._registered = engine.voices.names()

@@ -14,7 +14,7 @@ from light_tts.server.inference_fields import RECORDING, VOICE
 from light_tts.server.request_body import read_values
 from light_tts.server.speech_fields import check_recording_size, check_text_length, check_voice, language_code
 from light_tts.server.state import request_record, server_state
-from light_tts.types import Voice
+from light_tts.speech_engine import VoiceFacts
 
 NAME = ("name", *VOICE)
 
@@ -93,7 +93,7 @@ async def _remove(request: Request, name: str) -> JSONResponse:
     return JSONResponse({"message": "Ok", "name": name})
 
 
-def _described(name: str, voice: Voice) -> dict[str, Any]:
+def _described(name: str, voice: VoiceFacts) -> dict[str, Any]:
     return {
         "name": name,
         "language": voice.language,

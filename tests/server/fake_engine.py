@@ -133,6 +133,10 @@ class FakeEngine:
         self.streams = []
         self.cancelled = threading.Event()
 
+    @property
+    def is_ready(self):
+        return self.ready
+
     def health(self):
         return {
             "ready": self.ready,

@@ -34,6 +34,8 @@ class TTSEngine(FakeEngine):
         return cls(chunks={chunks}, delay_s=0.1)
     def warm_up(self):
         pass
+    def preload_phrases(self):
+        pass
     def close(self):
         print("engine closed", flush=True)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from light_tts.audio_output import to_int16
 from light_tts.errors import BadAudio, DeadlineExceeded, EngineFailure
+from light_tts.types import RegisteredVoice
 
 from .fake_engine import sine
 
@@ -120,7 +121,7 @@ async def test_json_is_read_whatever_content_type_curl_gives_it(client):
 async def test_a_transcript_beside_a_registered_voice_replaces_its_own(client, engine):
     await client.post(PATH, data={"tts_text": "hello", "spk_id": "en_female", "prompt_text": "other words"})
     [request] = engine.requests
-    assert (request.voice.id, request.voice.prompt_text) == ("en_female", "other words")
+    assert request.voice == RegisteredVoice("en_female", "other words")
 
 
 async def test_without_any_voice_the_language_of_the_text_decides(client, engine):

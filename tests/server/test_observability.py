@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -39,7 +38,7 @@ def server(tmp_path_factory):
         engine=EngineSettings(max_concurrent_requests=1, max_queue=1),
     )
     app = create_app(None, settings)
-    with TTSEngine.load(settings, events=app.state.server.engine_metrics) as engine:
+    with TTSEngine.load(settings, events=app.state.server.observer.engine) as engine:
         engine.gpu_memory = lambda: GPU
         app.state.server.engine = engine
         with serving(app, settings) as url:
@@ -168,7 +167,7 @@ def test_the_requests_line_has_the_cost_of_every_stage(server):
 def test_statistics_are_written_while_something_happens_and_only_then(server):
     app, url = server
     wait_until_idle(app.state.server.engine)
-    log = StatsLog(app.state.server)
+    log = statistics(app)
     log.line()
     assert log.line() is None
     speak(url)
@@ -182,8 +181,7 @@ def test_statistics_are_written_while_something_happens_and_only_then(server):
 
 def test_the_statistics_thread_writes_and_stops(server):
     app, url = server
-    state = replace_interval(app.state.server, 0.05)
-    log = StatsLog(state)
+    log = statistics(app, interval_s=0.05)
     with structlog.testing.capture_logs() as lines:
         log.start()
         speak(url, LONG_TEXT[:60])
@@ -193,14 +191,8 @@ def test_the_statistics_thread_writes_and_stops(server):
     assert not log._thread.is_alive()
 
 
-def replace_interval(state, seconds):
-    class Facade:
-        settings = replace(state.settings, server=replace(state.settings.server, log_stats_interval_s=seconds))
-
-        def __getattr__(self, name):
-            return getattr(state, name)
-
-    return Facade()
+def statistics(app, interval_s=10.0):
+    return StatsLog(app.state.server.engine, app.state.server.observer.engine, interval_s)
 
 
 def test_a_request_may_bring_its_own_deadline(server):
