@@ -22,10 +22,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
-from light_tts.acoustic.vocoder import Vocoder, VocoderJob
+from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
+from light_tts.acoustic.vocoder_graph import VocoderGraphs
 from light_tts.bench.machine import describe_machine
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_dir import ModelDirectory
+from light_tts.models.nets.hift_packed import triton_kernels
 from light_tts.placement import place
 from light_tts.settings import LLMSettings, ModelSettings
 from light_tts.types import FlowPrompt, LLMPrompt
@@ -133,7 +135,21 @@ def _offline(decoder: FlowDecoder, prompt: FlowPrompt, tokens: torch.Tensor, bat
 def measure_vocoder(
     directory: ModelDirectory, batches: list[int], device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
-    vocoder = Vocoder(directory.load_vocoder(dtype=dtype, device=device))
+    net = directory.load_vocoder(dtype=dtype, device=device)
+    result = _vocoder_ms(Vocoder(net), batches, device, "")
+    if device.type == "cuda":
+        for kind in (torch.float32, torch.bfloat16):
+            start_s = time.perf_counter()
+            recorded = VocoderGraphs(net, triton_kernels(), dtype=kind)
+            recorded.capture()
+            name = str(kind).removeprefix("torch.")
+            result[f"record_graphs_{name}"] = round((time.perf_counter() - start_s) * 1000.0)
+            result |= _vocoder_ms(recorded, [*batches, 64], device, f"recorded_{name}_")
+            del recorded
+    return result
+
+
+def _vocoder_ms(vocoder: WaveDecoder, batches: list[int], device: torch.device, prefix: str) -> dict[str, float]:
     result = {}
     for batch in batches:
         for frames in (50, 300):
@@ -145,7 +161,7 @@ def measure_vocoder(
                 )
 
             speak()
-            result[f"{frames}_frames_batch_{batch}"] = median_ms(speak, 5)
+            result[f"{prefix}{frames}_frames_batch_{batch}"] = median_ms(speak, 9)
     return result
 
 

@@ -21,7 +21,7 @@ from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.run import AcousticJob
 from light_tts.acoustic.stage_costs import Measured
-from light_tts.acoustic.vocoder import Vocoder
+from light_tts.acoustic.vocoder_graph import fastest_vocoder
 from light_tts.acoustic.warm_up import measure_costs
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
@@ -132,7 +132,12 @@ class TTSEngine:
                 prompt_cache_bytes=settings.acoustic.prompt_cache_mb * 2**20,
                 stream_cache_bytes=settings.acoustic.stream_cache_mb * 2**20,
             )
-            vocoder = Vocoder(vocoder_net.result(), crossfade=settings.acoustic.crossfade)
+            vocoder = fastest_vocoder(
+                vocoder_net.result(),
+                crossfade=settings.acoustic.crossfade,
+                dtype=placement.vocoder_dtype,
+                records=not settings.llm.disable_cudagraph,
+            )
         decoder = AcousticDecoder(
             flow,
             vocoder,

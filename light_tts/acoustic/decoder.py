@@ -21,7 +21,7 @@ from light_tts.acoustic.flow_cache import ByteBudget, PromptCache
 from light_tts.acoustic.run import AcousticJob, AcousticRun, ChunkSink
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.acoustic.stage_timer import StageTimer
-from light_tts.acoustic.vocoder import Vocoder, VocoderJob
+from light_tts.acoustic.vocoder import VocoderJob, WaveDecoder
 from light_tts.errors import EngineFailure, LightTTSError, StageLost
 from light_tts.events import NO_EVENTS, AcousticCall, EngineEvents
 from light_tts.models.device_errors import is_device_lost
@@ -43,7 +43,7 @@ class AcousticDecoder:
     def __init__(
         self,
         flow: FlowDecoder,
-        vocoder: Vocoder,
+        vocoder: WaveDecoder,
         settings: AcousticSettings,
         *,
         chunk_tokens: int,

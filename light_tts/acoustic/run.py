@@ -18,7 +18,7 @@ from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, TOKEN_RATE_HZ, Fin
 
 if TYPE_CHECKING:
     from light_tts.acoustic.flow_stream import FlowStream
-    from light_tts.acoustic.vocoder import VocoderStream
+    from light_tts.acoustic.vocoder import WaveStream
     from light_tts.trace import RequestTrace
 
 
@@ -108,7 +108,7 @@ class AcousticRun:
         sink: ChunkSink,
         plan: HopPlan,
         flow: FlowStream,
-        vocoder: VocoderStream,
+        vocoder: WaveStream,
         condition: threading.Condition,
         opened_s: float | None = None,
     ) -> None:

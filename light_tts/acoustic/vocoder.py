@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,15 +52,37 @@ class VocoderStream:
         self._state = None
 
 
+StreamKind = TypeVar("StreamKind")
+
+
+class WaveStream(Protocol):
+    """One utterance on its way through a vocoder."""
+
+    def close(self) -> None:
+        """Free what is carried; harmless when already closed. Any thread."""
+
+
+class WaveDecoder(Protocol):
+    """Mel pieces of many streams -> waveform: `Vocoder`, or `VocoderGraphs` on a GPU."""
+
+    net: HiftNet
+
+    def open(self, seed: int) -> Any:
+        """Begin an utterance: a WaveStream of this decoder."""
+
+    def decode(self, jobs: Sequence[VocoderJob[Any]]) -> list[Tensor]:
+        """Decode the new pieces of several streams; see `Vocoder.decode`."""
+
+
 @dataclass(frozen=True, eq=False)
-class VocoderJob:
+class VocoderJob(Generic[StreamKind]):
     """New mel of one stream.
 
     pieces:    consecutive pieces, each [80, M] float, M >= 1. May be empty with `is_final`: flush what is held back.
     is_final:  the last piece ends the utterance.
     """
 
-    stream: VocoderStream
+    stream: StreamKind
     pieces: tuple[Tensor, ...]
     is_final: bool
 
@@ -91,7 +113,7 @@ class Vocoder:
         return VocoderStream(OverlapState(noise or NormalNoise(seed, self.net.harmonics, self.net.device)))
 
     @torch.no_grad()
-    def decode(self, jobs: Sequence[VocoderJob]) -> list[Tensor]:
+    def decode(self, jobs: Sequence[VocoderJob[VocoderStream]]) -> list[Tensor]:
         """Decode the new pieces of several streams, each stream at most once per call.
 
         Returns one [N] float32 tensor per job, on the network's device, within the audio limit. A stream that is not
@@ -112,7 +134,7 @@ class Vocoder:
                 job.stream.close()
         return samples
 
-    def _decode_causal(self, jobs: Sequence[VocoderJob]) -> list[Tensor]:
+    def _decode_causal(self, jobs: Sequence[VocoderJob[VocoderStream]]) -> list[Tensor]:
         """Pieces of a job are simply consecutive mel here: where it was cut makes no difference."""
         states: list[CausalState] = []
         for job in jobs:
@@ -123,7 +145,7 @@ class Vocoder:
             states.append(state)
         return continue_causal(self.net, states, [job.is_final for job in jobs])
 
-    def _decode_overlapping(self, jobs: Sequence[VocoderJob]) -> list[Tensor]:
+    def _decode_overlapping(self, jobs: Sequence[VocoderJob[VocoderStream]]) -> list[Tensor]:
         """Piece by piece, because where it was cut is audible: first pieces of all jobs together, then second ones."""
         parts: list[list[Tensor]] = [[] for _ in jobs]
         empty = torch.empty(80, 0, device=self.net.device)

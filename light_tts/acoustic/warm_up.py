@@ -8,7 +8,7 @@ import torch
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.stage_costs import CostTable
-from light_tts.acoustic.vocoder import Vocoder, VocoderJob
+from light_tts.acoustic.vocoder import VocoderJob, WaveDecoder
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, SPEAKER_DIM, FlowPrompt
 
 # (rows, speech tokens of each), the most telling first: a chunk, more of them at once, a long hop.
@@ -18,7 +18,7 @@ REPEAT_BELOW_S = 0.1
 
 
 def measure_costs(
-    flow: FlowDecoder, vocoder: Vocoder, costs: CostTable, *, max_batch: int, budget_s: float = BUDGET_S
+    flow: FlowDecoder, vocoder: WaveDecoder, costs: CostTable, *, max_batch: int, budget_s: float = BUDGET_S
 ) -> None:
     """Time a few calls and tell the table; also brings in what loads lazily.
 
@@ -40,7 +40,7 @@ def measure_costs(
 
 
 @torch.inference_mode()
-def _timed_call(flow: FlowDecoder, vocoder: Vocoder, rows: int, tokens: int) -> float:
+def _timed_call(flow: FlowDecoder, vocoder: WaveDecoder, rows: int, tokens: int) -> float:
     prompt = FlowPrompt(
         key="warm-up",
         tokens=torch.zeros(0, dtype=torch.int64, device=flow.net.device),

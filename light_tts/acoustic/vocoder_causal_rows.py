@@ -1,0 +1,78 @@
+"""What is due of each stream of a causal vocoder, in the terms of `CausalStep`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from light_tts.acoustic.vocoder import VocoderJob
+from light_tts.acoustic.vocoder_causal_step import NUM_INTEGERS, CausalStep
+from light_tts.acoustic.vocoder_pool import StatePool
+from light_tts.acoustic.vocoder_rows import Row, SlotStream, new_mel
+from light_tts.models.nets.hift_noise import DeviceTable
+from light_tts.models.nets.hift_packed import PackedHift
+from light_tts.types import MEL_BINS
+
+
+class CausalRows:
+    """Turns new mel into rows and rows into samples; changes a stream only in `settle`."""
+
+    num_integers = NUM_INTEGERS
+    padding = (1, 1, 0, 1)  # a row that only fills a batch, after its slot
+
+    def __init__(self, packed: PackedHift) -> None:
+        self._net = packed.net
+        self._table = DeviceTable(packed.net.harmonics, packed.net.device)
+        self.step = CausalStep(packed, self._table.numbers)
+
+    def pieces_of(self, job: VocoderJob[SlotStream]) -> list[Tensor]:
+        """Pieces of a job are simply consecutive mel here: where it was cut makes no difference."""
+        if job.pieces:
+            return [torch.cat(job.pieces, dim=1)] if len(job.pieces) > 1 else [job.pieces[0]]
+        return [torch.empty(MEL_BINS, 0)] if job.is_final else []
+
+    def row_of(
+        self, stream: SlotStream, piece: Tensor, is_final: bool, slot_of: Callable[[SlotStream], int]
+    ) -> Row | None:
+        """The row of a piece; None when no frame can be generated yet: the piece waits."""
+        net, hop = self._net, self._net.samples_per_frame
+        received = stream.received + piece.shape[1]
+        pitched = received - (0 if is_final else net.f0_predictor.lookahead)
+        generated = pitched - (0 if is_final else net.generator.lookahead)
+        if generated <= stream.generated:
+            stream.pending.append(piece)
+            stream.received = received
+            return None
+        is_first = stream.generated == 0
+        mel = new_mel(stream, piece)
+        new_pitched, new_generated = pitched - stream.pitched, generated - stream.generated
+        first_row = self._table.row_of(stream.pitched * hop, new_pitched * hop)
+        integers = (slot_of(stream), new_pitched, new_generated, first_row, int(is_first))
+        frames = mel.shape[1] + (0 if is_first else self.step.kept_frames)
+        begin = hop if is_first else 0
+        return Row(stream, mel, frames, integers, begin, (new_generated + is_final) * hop, is_final)
+
+    def settle(self, row: Row) -> None:
+        """The row has been decoded."""
+        stream = row.stream
+        stream.received += row.mel.shape[1] - stream.num_pending
+        stream.pending = []
+        stream.pitched += row.integers[1]
+        stream.generated += row.integers[2]
+        stream.piece += 1
+
+    def finished(self, row: Row, samples: Tensor) -> Tensor:
+        """Make good for the windows that are missing at both ends of an utterance."""
+        fourier = self._net.fourier
+        generated_before = row.stream.generated - row.integers[2]
+        if samples.shape[0] and generated_before <= 1:
+            samples[: fourier.hop] *= fourier.first_gain.to(samples.device)
+        if row.is_final:
+            samples[-fourier.hop :] *= fourier.last_gain.to(samples.device)
+        return self._net.limit(samples)
+
+    def held_back(self, stream: SlotStream, pool: StatePool) -> Tensor:
+        """A causal utterance that gets no more mel than it has generated already holds nothing back."""
+        return torch.empty(0)

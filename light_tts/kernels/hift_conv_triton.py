@@ -1,0 +1,200 @@
+"""Implicit matrix products for the vocoder's convolutions, with sums and activation in the epilogue.
+
+Plain version: `hift_conv.py`. Importing this needs Triton. Lengths are arguments, not compiled in: one compiled kernel
+serves pieces of every size.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue
+
+_KINDS = {"none": 0, "leaky": 1, "snake": 2}
+_FEW_STEPS = 4096  # of all rows together: below, smaller tiles keep more multiprocessors busy
+_SNAKE_BLOCK = 1024
+
+
+@triton.jit(do_not_specialize=["num_in", "num_out", "left"])  # type: ignore[untyped-decorator]
+def _conv_kernel(
+    x: tl.tensor,
+    tail: tl.tensor,
+    taps: tl.tensor,
+    bias: tl.tensor,
+    residual_0: tl.tensor,
+    residual_1: tl.tensor,
+    residual_2: tl.tensor,
+    alpha: tl.tensor,
+    inverse: tl.tensor,
+    ends: tl.tensor,
+    total: tl.tensor,
+    activated: tl.tensor,
+    num_in: tl.tensor,
+    num_out: tl.tensor,
+    left: tl.tensor,
+    tail_stride: tl.tensor,
+    scale: tl.tensor,
+    slope: tl.tensor,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    KERNEL: tl.constexpr,
+    DILATION: tl.constexpr,
+    HAS_TAIL: tl.constexpr,
+    HAS_ENDS: tl.constexpr,
+    RESIDUALS: tl.constexpr,
+    KIND: tl.constexpr,
+    KEEPS_SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+    STEPS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+) -> None:
+    row = tl.program_id(2).to(tl.int64)
+    steps = tl.program_id(0) * STEPS + tl.arange(0, STEPS)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    is_column = columns < OUT
+    source = x + row * num_in * IN
+    earlier = tail + row * tail_stride
+    products = tl.zeros((STEPS, COLUMNS), dtype=tl.float32)
+    for tap in range(KERNEL):
+        places = steps + tap * DILATION - left
+        is_new = (places >= 0) & (places < num_in)
+        for first in range(0, IN, DEPTH):
+            channels = first + tl.arange(0, DEPTH)
+            is_channel = channels < IN
+            values = tl.load(
+                source + places[:, None] * IN + channels[None, :], mask=is_new[:, None] & is_channel[None, :], other=0.0
+            )
+            if HAS_TAIL:
+                is_old = places < 0
+                old = tl.load(
+                    earlier + (places + left)[:, None] * IN + channels[None, :],
+                    mask=is_old[:, None] & is_channel[None, :],
+                    other=0.0,
+                )
+                values = tl.where(is_old[:, None], old.to(values.dtype), values)
+            matrix = tl.load(
+                taps + (tap * IN + channels)[:, None] * OUT + columns[None, :],
+                mask=is_channel[:, None] & is_column[None, :],
+                other=0.0,
+            )
+            products = tl.dot(values, matrix, products, input_precision=PRECISION)
+    result = products + tl.load(bias + columns, mask=is_column, other=0.0)[None, :]
+    places_out = row * num_out * OUT + steps[:, None] * OUT + columns[None, :]
+    is_inside = (steps < num_out)[:, None] & is_column[None, :]
+    if RESIDUALS > 0:
+        result += tl.load(residual_0 + places_out, mask=is_inside, other=0.0)
+    if RESIDUALS > 1:
+        result += tl.load(residual_1 + places_out, mask=is_inside, other=0.0)
+    if RESIDUALS > 2:
+        result += tl.load(residual_2 + places_out, mask=is_inside, other=0.0)
+    result = result * scale
+    if HAS_ENDS:
+        end = tl.load(ends + row)
+        result = tl.where((steps < end)[:, None], result, 0.0)
+    if KEEPS_SUM:
+        tl.store(total + places_out, result, mask=is_inside)
+    if KIND == 0:
+        tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside)
+    if KIND == 1:
+        leaky = tl.where(result > 0.0, result, result * slope)
+        tl.store(activated + places_out, leaky.to(activated.dtype.element_ty), mask=is_inside)
+    if KIND == 2:
+        frequency = tl.load(alpha + columns, mask=is_column, other=0.0)[None, :]
+        gain = tl.load(inverse + columns, mask=is_column, other=0.0)[None, :]
+        sine = tl.sin(result * frequency)
+        snake = result + sine * sine * gain
+        tl.store(activated + places_out, snake.to(activated.dtype.element_ty), mask=is_inside)
+
+
+@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+def _snakes_kernel(
+    x: tl.tensor,
+    alphas: tl.tensor,
+    inverses: tl.tensor,
+    out: tl.tensor,
+    count: tl.tensor,
+    CHANNELS: tl.constexpr,
+    NUMBER: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    is_inside = places < count
+    values = tl.load(x + places, mask=is_inside, other=0.0)
+    channels = places % CHANNELS
+    for index in tl.static_range(NUMBER):
+        frequency = tl.load(alphas + index * CHANNELS + channels, mask=is_inside, other=0.0)
+        gain = tl.load(inverses + index * CHANNELS + channels, mask=is_inside, other=0.0)
+        sine = tl.sin(values * frequency)
+        result = values + sine * sine * gain
+        tl.store(out + index * count + places, result.to(out.dtype.element_ty), mask=is_inside)
+
+
+def conv(
+    x: Tensor, weights: ConvWeights, epilogue: Epilogue, *, left: int = 0, right: int = 0, tail: Tensor | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """See `conv_plain`; x and residuals must be contiguous, a tail contiguous in each row."""
+    batch, num_in, channels_in = x.shape
+    kernel, _, channels_out = weights.taps.shape
+    num_out = num_in + left + right - (kernel - 1) * weights.dilation
+    shape = (batch, num_out, channels_out)
+    assert x.is_contiguous()
+    total = torch.empty(shape, dtype=torch.float32, device=x.device) if epilogue.keeps_sum else None
+    wanted = epilogue.activation
+    activated = None if wanted is None else torch.empty(shape, dtype=wanted.dtype, device=x.device)
+    residuals = [*epilogue.residuals, x, x, x][:3]
+    snake = wanted if wanted is not None and wanted.kind == "snake" else Activation()
+    few = batch * num_out <= _FEW_STEPS
+    steps, columns = (32, 64) if few else (64 if channels_out > 64 else 128, min(128, _columns(channels_out)))
+    columns = min(columns, _columns(channels_out))
+    _conv_kernel[(triton.cdiv(num_out, steps), triton.cdiv(channels_out, columns), batch)](
+        x,
+        x if tail is None else tail,
+        weights.taps,
+        weights.bias,
+        *residuals,
+        weights.bias if snake.alpha is None else snake.alpha,
+        weights.bias if snake.inverse is None else snake.inverse,
+        weights.bias if epilogue.ends is None else epilogue.ends,
+        x if total is None else total,
+        x if activated is None else activated,
+        num_in,
+        num_out,
+        left,
+        0 if tail is None else tail.stride(0),
+        epilogue.scale,
+        0.0 if wanted is None else wanted.slope,
+        IN=channels_in,
+        OUT=channels_out,
+        KERNEL=kernel,
+        DILATION=weights.dilation,
+        HAS_TAIL=tail is not None,
+        HAS_ENDS=epilogue.ends is not None,
+        RESIDUALS=len(epilogue.residuals),
+        KIND=-1 if wanted is None else _KINDS[wanted.kind],
+        KEEPS_SUM=epilogue.keeps_sum,
+        PRECISION="tf32",
+        STEPS=steps,
+        COLUMNS=columns,
+        DEPTH=32 if channels_in > 16 else 16,
+        num_warps=4,
+        num_stages=3,
+    )
+    return total, activated
+
+
+def snakes(x: Tensor, alphas: Tensor, inverses: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `snakes_plain`; all inputs must be contiguous."""
+    number, channels = alphas.shape
+    out = torch.empty((number, *x.shape), dtype=dtype, device=x.device)
+    _snakes_kernel[(triton.cdiv(x.numel(), _SNAKE_BLOCK),)](
+        x, alphas, inverses, out, x.numel(), CHANNELS=channels, NUMBER=number, BLOCK=_SNAKE_BLOCK
+    )
+    return out
+
+
+def _columns(channels: int) -> int:
+    return max(16, 1 << (channels - 1).bit_length())

@@ -1,0 +1,89 @@
+"""The vocoder's fused convolution: the kernel against the plain version, and the plain version against its formula."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, conv_plain, snakes_plain
+
+CASES = [
+    # in, out, kernel, dilation, residuals, kind, has_tail, has_ends, keeps_sum
+    (64, 64, 3, 1, 0, "snake", False, True, False),
+    (64, 64, 7, 3, 1, "snake", True, False, True),
+    (32, 128, 11, 5, 3, "leaky", False, True, True),
+    (80, 96, 7, 1, 0, "leaky", True, False, False),
+    (64, 18, 7, 1, 0, None, False, True, True),
+    (16, 32, 1, 1, 2, "none", False, False, True),
+]
+
+
+def make(case, steps, device, batch=3):
+    channels_in, channels_out, kernel, dilation, residuals, kind, has_tail, has_ends, keeps_sum = case
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).to(device)
+
+    reach = (kernel - 1) * dilation
+    left = reach if has_tail else reach // 2
+    right = reach - left
+    taps = draw(kernel, channels_in, channels_out) / (kernel * channels_in) ** 0.5
+    weights = ConvWeights(taps, draw(channels_out), dilation)
+    alpha = draw(channels_out).abs() + 0.2
+    activation = None
+    if kind is not None:
+        activation = Activation(kind, torch.float32, 0.1, alpha, 1.0 / alpha)
+    epilogue = Epilogue(
+        tuple(draw(batch, steps, channels_out) for _ in range(residuals)),
+        0.5 if residuals else 1.0,
+        activation,
+        keeps_sum,
+        torch.tensor([steps, steps // 2, 1][:batch], device=device) if has_ends else None,
+    )
+    # A tail inside a wider row, as states of all layers lie one after another.
+    tail = draw(batch, left * channels_in + 7)[:, 5:-2].unflatten(1, (left, channels_in)) if has_tail and left else None
+    return draw(batch, steps, channels_in), weights, epilogue, left, right, tail
+
+
+def tolerance(device):
+    return 2e-5 if device == "cpu" else 5e-3  # tensor cores round the factors to 10 bits
+
+
+@pytest.mark.parametrize("steps", [5, 70])
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernel_agrees_with_the_plain_version(case, steps, device):
+    from light_tts.kernels.hift_conv_triton import conv
+
+    x, weights, epilogue, left, right, tail = make(case, steps, device)
+    expected = conv_plain(x, weights, epilogue, left=left, right=right, tail=tail)
+    found = conv(x, weights, epilogue, left=left, right=right, tail=tail)
+    for mine, plain in zip(found, expected, strict=True):
+        assert (mine is None) == (plain is None)
+        if plain is not None:
+            torch.testing.assert_close(mine, plain, atol=tolerance(device), rtol=tolerance(device))
+
+
+def test_several_snakes_agree(device):
+    from light_tts.kernels.hift_conv_triton import snakes
+
+    x, alphas = torch.randn(2, 37, 48, device=device), torch.rand(3, 48, device=device) + 0.3
+    expected = snakes_plain(x, alphas, 1 / alphas, torch.float32)
+    torch.testing.assert_close(snakes(x, alphas, 1 / alphas, torch.float32), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tail_is_what_came_before():
+    """The second half with the first half's end as its tail equals the second half of the whole."""
+    x, weights, epilogue, left, _, _ = make((8, 8, 5, 2, 0, "leaky", True, False, True), 40, "cpu")
+    whole, _ = conv_plain(x, weights, epilogue, left=left)
+    second, _ = conv_plain(x[:, 20:], weights, epilogue, left=left, tail=x[:, 20 - left : 20])
+    torch.testing.assert_close(second, whole[:, 20:])
+
+
+def test_rows_end_where_they_should():
+    x, weights, epilogue, left, right, _ = make((8, 8, 3, 1, 1, "snake", False, True, True), 10, "cpu")
+    total, activated = conv_plain(x, weights, epilogue, left=left, right=right)
+    assert total[1, 5:].abs().max() == 0
+    assert activated[1, 5:].abs().max() == 0
+    kernel = weights.taps.permute(2, 1, 0)
+    expected = F.conv1d(x.transpose(1, 2), kernel, weights.bias, padding=1).transpose(1, 2)
+    torch.testing.assert_close(total[0], (expected[0] + epilogue.residuals[0][0]) * 0.5)
