@@ -26,6 +26,7 @@ from light_tts.settings_spec import did_you_mean, setting_specs
 ENVIRONMENT_PREFIX = "LIGHT_TTS_"
 _CONFIG_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
 _PRESET_VARIABLE = ENVIRONMENT_PREFIX + "PRESET"
+PRESET_ALIASES = {"a10-short": "a10-short-text"}
 _HIDDEN = frozenset({"api_key", "admin_key"})
 
 
@@ -124,14 +125,19 @@ def preset_names() -> list[str]:
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
-def _read_preset(name: str) -> dict[str, object]:
+def preset_text(name: str) -> str:
+    """The TOML of a preset, with the reasons as comments. Raises ConfigError for a name that is none."""
+    name = PRESET_ALIASES.get(name, name)
     if name not in preset_names():
         raise ConfigError(
             f"--preset: '{name}' is not a preset; use one of {', '.join(preset_names())}"
             f"{did_you_mean(name, preset_names())}"
         )
-    text = (resources.files("light_tts.presets") / f"{name}.toml").read_text("utf-8")
-    return _flatten(tomllib.loads(text), f"preset {name}")
+    return (resources.files("light_tts.presets") / f"{name}.toml").read_text("utf-8")
+
+
+def _read_preset(name: str) -> dict[str, object]:
+    return _flatten(tomllib.loads(preset_text(name)), f"preset {name}")
 
 
 def _read_file(path: Path) -> dict[str, object]:

@@ -90,6 +90,8 @@ class SettingSpec:
         return tuple(self._parse_one(item, source) for item in items)
 
     def _parse_one(self, value: object, source: str) -> Any:
+        if isinstance(value, Path):
+            value = str(value)
         word = value.strip() if isinstance(value, str) else value
         if self.base is bool:
             return self._parse_bool(word, source)

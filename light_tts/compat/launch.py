@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from light_tts.cli import run_command
 from light_tts.commands import serve
 from light_tts.commands.arguments import CommandParser, flag_values, with_dashes
 from light_tts.compat.programs import Program
+from light_tts.errors import ConfigError
 from light_tts.settings_loader import LoadedSettings, load_settings
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 _OWN = "own_"
+APP_LOAD_ERROR = 4  # tells gunicorn not to try again
 
 
 def launch(
@@ -20,21 +26,54 @@ def launch(
     words: Sequence[str] | None = None,
     *,
     config: Mapping[str, object] | None = None,
+    is_announced: bool = False,
 ) -> int:
     """Run the program; the value is its exit status, 2 with one sentence for a mistake of the user.
 
-    words:   the command line, default that of the process.
-    config:  a mapping of settings and old names that belongs to the program.
+    words:         the command line, default that of the process.
+    config:        a mapping of settings and old names that belongs to the program.
+    is_announced:  show the configuration on standard error first.
     """
     parsed = _parser(program).parse_args(with_dashes(list(sys.argv[1:] if words is None else words)))
-    return run_command(lambda: serve.serve(parsed, _load(program, parsed, config)))
+
+    def command() -> int:
+        loaded = _load(program, parsed, config)
+        if is_announced:
+            print(configuration_block(program, loaded), file=sys.stderr)
+        return serve.serve(parsed, loaded)
+
+    return run_command(command)
 
 
-def load_for(program: Program, config: Mapping[str, object] | None = None) -> LoadedSettings:
-    """The settings of a program that has no command line of its own. Raises ConfigError."""
-    return load_settings(
-        base=program.defaults, default_preset=program.preset, config=config, variables=program.variables
-    )
+def build_app(program: Program, config: Mapping[str, object]) -> FastAPI:
+    """The ASGI application of a program that another process manager runs.
+
+    A mistake in the settings ends the process, with one sentence and the status that keeps gunicorn from trying again.
+    """
+    try:
+        loaded = load_settings(
+            base=program.defaults, default_preset=program.preset, config=config, variables=program.variables
+        )
+        _warn(program, loaded)
+    except ConfigError as error:
+        print(f"{program.name}: {error}", file=sys.stderr)
+        sys.exit(APP_LOAD_ERROR)
+    from light_tts.server.asgi import shared_app
+
+    return shared_app(loaded.settings, notes=loaded.notes)
+
+
+def configuration_block(program: Program, loaded: LoadedSettings) -> str:
+    """What is not a default of the server, and what old flags were given, one a line."""
+    rows: list[tuple[str, object, str]] = []
+    for branch in loaded.describe().values():
+        for name, entry in branch.items():
+            if entry["origin"] != "default" or name in program.defaults:
+                rows.append((name, entry["value"], entry["origin"]))
+    rows += [(name, used.value, used.says) for name, used in loaded.used.items()]
+    width = max(len(name) for name, *_ in rows)
+    lines = [f"  {name:<{width}}  {value}  ({why})" for name, value, why in rows]
+    return "\n".join([f"{program.name}: configuration", *lines])
 
 
 def _parser(program: Program) -> CommandParser:
@@ -67,6 +106,10 @@ def _load(program: Program, parsed: argparse.Namespace, config: Mapping[str, obj
         config_file=parsed.config,
         variables=program.variables,
     )
+    _warn(program, loaded)
+    return loaded
+
+
+def _warn(program: Program, loaded: LoadedSettings) -> None:
     for warning in loaded.warnings:
         print(f"{program.name}: warning: {warning}", file=sys.stderr)
-    return loaded

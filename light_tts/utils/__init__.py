@@ -1,0 +1,1 @@
+"""Modules that commands of the guides name."""
