@@ -11,17 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from light_tts.acoustic.flow_batch import FlowRow, run_rows
+from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_cache import ByteBudget, PromptCache, PromptKey
-from light_tts.acoustic.flow_states import FlowStates, allocate_states, states_bytes
+from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
+from light_tts.acoustic.flow_states import KeptStates
 from light_tts.acoustic.flow_stream import FlowStream
 from light_tts.errors import EngineFailure, InvalidRequest, TextTooLong
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, FlowPrompt
-
-# Rows of one run are padded to the longest. More padding than this, and they run apart.
-_MAX_PADDED_CPU = 1.25
-_MAX_PADDED_GPU = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +48,8 @@ class _Work:
     steps: int
     is_chunked: bool
     skip_frames: int = 0
-    prompt_states: tuple[PromptKey, FlowStates] | None = None
-    own_states: FlowStates | None = None
+    prompt_states: tuple[PromptKey, KeptStates] | None = None
+    own_states: KeptStates | None = None
 
 
 class FlowDecoder:
@@ -60,10 +57,14 @@ class FlowDecoder:
 
     prompt_cache_bytes:  states of prompts kept for later requests; 0: none.
     stream_cache_bytes:  states of running streams; 0: every hop computes the utterance again.
+    runner:              computes rows together and makes what keeps their states; default: the plain one.
     """
 
-    def __init__(self, net: FlowNet, *, prompt_cache_bytes: int, stream_cache_bytes: int) -> None:
+    def __init__(
+        self, net: FlowNet, *, prompt_cache_bytes: int, stream_cache_bytes: int, runner: FlowRunner | None = None
+    ) -> None:
         self.net = net
+        self._runner = PlainRunner(net) if runner is None else runner
         self.prompts = PromptCache(prompt_cache_bytes)
         self.stream_budget = ByteBudget(stream_cache_bytes)
 
@@ -148,7 +149,8 @@ class FlowDecoder:
             if not hop.full_mask and not hop.stream.acquire_prompt() and self._can_cache(hop.stream):
                 missing.setdefault(hop.stream.prompt_key, []).append(hop.stream)
         shared = [streams for streams in missing.values() if len(set(map(id, streams))) > 1]
-        for group in self._groups([self._plan_prompt(streams[0]) for streams in shared]):
+        work = [item for streams in shared if (item := self._plan_prompt(streams[0])) is not None]
+        for group in self._groups(work):
             self._run(group)
             for item in group:
                 self._settle(item, None)
@@ -161,11 +163,18 @@ class FlowDecoder:
         tokens = self._prompt_tokens(stream.prompt)
         if not tokens or stream.bytes_held or stream.prompt_key in self.prompts:
             return False
-        return self.prompts.can_admit(states_bytes(self.net, tokens, stream.steps))
+        return self.prompts.can_admit(self._runner.states_bytes(tokens, stream.steps))
 
-    def _plan_prompt(self, stream: FlowStream) -> _Work:
+    def _allocate_prompt(self, num_tokens: int, steps: int) -> KeptStates | None:
+        """Empty states for a prompt, for which unused ones leave."""
+        self.prompts.make_room(self._runner.states_bytes(num_tokens, steps))
+        return self._runner.allocate(num_tokens, steps)
+
+    def _plan_prompt(self, stream: FlowStream) -> _Work | None:
         tokens = self._prompt_tokens(stream.prompt)
-        states = allocate_states(self.net, tokens, stream.steps)
+        states = self._allocate_prompt(tokens, stream.steps)
+        if states is None:
+            return None
         seen = stream.prompt.tokens[: tokens + self.net.lookahead_tokens]
         row = self._row(stream, seen, 0, tokens, (), ((states, 0, tokens),))
         return _Work(None, row, stream.steps, True, prompt_states=(stream.prompt_key, states))
@@ -179,29 +188,36 @@ class FlowDecoder:
             return _Work(index, self._row(stream, tokens, 0, end), stream.steps, False, skip_frames=first_frame)
         past = stream.past(first_frame // FRAMES_PER_TOKEN)
         begin = kept = sum(states.num_tokens for states in past)
-        saves: list[tuple[FlowStates, int, int]] = []
+        saves: list[tuple[KeptStates, int, int]] = []
         prompt_states = own_states = None
         if not past and stream.prompt_key not in building and self._can_cache(stream):
-            kept = self._prompt_tokens(stream.prompt)
-            prompt_states = (stream.prompt_key, allocate_states(self.net, kept, stream.steps))
-            building.add(stream.prompt_key)
-            saves.append((prompt_states[1], 0, kept))
+            prompt_tokens = self._prompt_tokens(stream.prompt)
+            states = self._allocate_prompt(prompt_tokens, stream.steps)
+            if states is not None:
+                kept, prompt_states = prompt_tokens, (stream.prompt_key, states)
+                building.add(stream.prompt_key)
+                saves.append((states, 0, kept))
         complete = end // self.net.chunk_tokens * self.net.chunk_tokens
         if stream.keeps_states and not hop.is_final and complete > kept:
-            size = states_bytes(self.net, complete - kept, stream.steps)
-            if self.stream_budget.reserve(size):
-                own_states = self._allocate_reserved(complete - kept, stream.steps, size)
+            own_states = self._allocate_own(complete - kept, stream.steps)
+            if own_states is not None:
                 saves.append((own_states, kept - begin, complete - begin))
         row = self._row(stream, tokens, begin, end, past, tuple(saves))
         skip = first_frame - FRAMES_PER_TOKEN * begin
         return _Work(index, row, stream.steps, True, skip, prompt_states, own_states)
 
-    def _allocate_reserved(self, num_tokens: int, steps: int, num_bytes: int) -> FlowStates:
+    def _allocate_own(self, num_tokens: int, steps: int) -> KeptStates | None:
+        """Empty states for a stream's own chunks, their bytes reserved; None over the budget."""
+        num_bytes = self._runner.states_bytes(num_tokens, steps)
+        if not self.stream_budget.reserve(num_bytes):
+            return None
+        states = None
         try:
-            return allocate_states(self.net, num_tokens, steps)
-        except RuntimeError:  # out of memory, although within the budget
-            self.stream_budget.release(num_bytes)
-            raise
+            states = self._runner.allocate(num_tokens, steps)
+        finally:
+            if states is None:  # no room although within the budget, or out of memory
+                self.stream_budget.release(num_bytes)
+        return states
 
     def _row(
         self,
@@ -209,8 +225,8 @@ class FlowDecoder:
         tokens: Tensor,
         begin: int,
         end: int,
-        past: tuple[FlowStates, ...] = (),
-        saves: tuple[tuple[FlowStates, int, int], ...] = (),
+        past: tuple[KeptStates, ...] = (),
+        saves: tuple[tuple[KeptStates, int, int], ...] = (),
     ) -> FlowRow:
         if stream.speaker_vector is None:
             with torch.inference_mode():
@@ -228,21 +244,20 @@ class FlowDecoder:
 
     def _groups(self, work: Sequence[_Work]) -> list[list[_Work]]:
         """Rows that run together: same steps, same mask, similar lengths."""
-        most_padded = _MAX_PADDED_GPU if self.net.device.type == "cuda" else _MAX_PADDED_CPU
         groups: list[list[_Work]] = []
         for item in sorted(work, key=lambda item: (item.steps, item.is_chunked, -item.row.num_tokens)):
             if groups:
                 group = groups[-1]
                 alike = (group[0].steps, group[0].is_chunked) == (item.steps, item.is_chunked)
-                useful = sum(member.row.num_tokens for member in group) + item.row.num_tokens
-                if alike and (len(group) + 1) * group[0].row.num_tokens <= most_padded * useful:
+                if alike and self._runner.joins([member.row.num_tokens for member in group], item.row.num_tokens):
                     group.append(item)
                     continue
             groups.append([item])
         return groups
 
     def _run(self, group: Sequence[_Work]) -> list[Tensor]:
-        return run_rows(self.net, [item.row for item in group], steps=group[0].steps, is_chunked=group[0].is_chunked)
+        rows = [item.row for item in group]
+        return self._runner.run(rows, steps=group[0].steps, is_chunked=group[0].is_chunked)
 
     def _settle(self, item: _Work, hop: FlowHop | None) -> None:
         """Hand filled states to their owners."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from light_tts.acoustic.flow_context import KeptContext
-from light_tts.acoustic.flow_states import GUIDANCE_ROWS, FlowStates, LevelStates, Save
+from light_tts.acoustic.flow_states import GUIDANCE_ROWS, FlowStates, KeptStates, LevelStates, Save
+from light_tts.models.nets.context import SequenceContext
 from light_tts.models.nets.euler_time import cosine_schedule
 from light_tts.models.nets.flow_net import FlowNet
 from light_tts.models.nets.lookahead import BodyContexts
@@ -40,8 +42,8 @@ class FlowRow:
     prompt_mel: Tensor
     speaker: Tensor
     guidance: float
-    past: tuple[FlowStates, ...] = ()
-    saves: tuple[tuple[FlowStates, int, int], ...] = ()
+    past: tuple[KeptStates, ...] = ()
+    saves: tuple[tuple[KeptStates, int, int], ...] = ()
 
 
 def run_rows(net: FlowNet, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
@@ -71,6 +73,16 @@ def run_rows(net: FlowNet, rows: Sequence[FlowRow], *, steps: int, is_chunked: b
         return [mel[index, : FRAMES_PER_TOKEN * row.num_tokens] for index, row in enumerate(rows)]
 
 
+class SolverContext(SequenceContext, Protocol):
+    """The context of the estimator, which changes from one evaluation (Euler step) to the next."""
+
+    def begin(self, evaluation: int) -> None:
+        """Bring in the past of an evaluation."""
+
+    def finish(self) -> None:
+        """Keep what is to be kept of it."""
+
+
 def solve(
     net: FlowNet,
     x: Tensor,
@@ -80,7 +92,7 @@ def solve(
     cond: Tensor,
     guidance: Tensor,
     steps: int,
-    context: KeptContext,
+    context: SolverContext,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Euler integration of the velocity from t = 0 to 1 with classifier-free guidance (spec: flow, section 6).
@@ -157,8 +169,11 @@ def _kept(
     rows: Sequence[FlowRow], ratio: int, level: Callable[[FlowStates], LevelStates]
 ) -> tuple[list[list[LevelStates]], list[list[Save]]]:
     """Pasts and saves of all rows for one network with `ratio` steps per token."""
-    pasts = [[level(states) for states in row.past] for row in rows]
-    saves = [[Save(level(states), ratio * begin, ratio * end) for states, begin, end in row.saves] for row in rows]
+    pasts = [[level(cast(FlowStates, states)) for states in row.past] for row in rows]
+    saves = [
+        [Save(level(cast(FlowStates, states)), ratio * begin, ratio * end) for states, begin, end in row.saves]
+        for row in rows
+    ]
     return pasts, saves
 
 

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from light_tts.acoustic.flow_states import FlowStates
+from light_tts.acoustic.flow_states import KeptStates
 
 PromptKey = tuple[str, int, float]  # content of the prompt, Euler steps, guidance
 
@@ -38,7 +38,7 @@ class PromptEntry:
     """States of one prompt. While `users` is not zero, streams build on it and it stays."""
 
     key: PromptKey
-    states: FlowStates
+    states: KeptStates
     users: int = 0
 
 
@@ -88,16 +88,22 @@ class PromptCache:
             in_use = sum(entry.states.num_bytes for entry in self._entries.values() if entry.users)
             return in_use + num_bytes <= self.limit_bytes
 
-    def insert(self, key: PromptKey, states: FlowStates) -> None:
+    def make_room(self, num_bytes: int) -> None:
+        """Throw out the least recently used entries until so many bytes fit, or all that is left is in use."""
+        with self._lock:
+            self._make_room(num_bytes)
+
+    def insert(self, key: PromptKey, states: KeptStates) -> None:
         """Add an entry, throwing out the least recently used; does nothing if it does not fit or is there already."""
         with self._lock:
-            if key in self._entries:
-                return
-            for candidate in [entry for entry in self._entries.values() if not entry.users]:
-                if self._used_bytes + states.num_bytes <= self.limit_bytes:
-                    break
-                del self._entries[candidate.key]
-                self._used_bytes -= candidate.states.num_bytes
-            if self._used_bytes + states.num_bytes <= self.limit_bytes:
+            if key not in self._entries and self._make_room(states.num_bytes):
                 self._entries[key] = PromptEntry(key, states)
                 self._used_bytes += states.num_bytes
+
+    def _make_room(self, num_bytes: int) -> bool:
+        for candidate in [entry for entry in self._entries.values() if not entry.users]:
+            if self._used_bytes + num_bytes <= self.limit_bytes:
+                break
+            del self._entries[candidate.key]
+            self._used_bytes -= candidate.states.num_bytes
+        return self._used_bytes + num_bytes <= self.limit_bytes

@@ -7,7 +7,7 @@ attention layer, and the last few inputs of every convolution, of the same Euler
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,18 @@ from light_tts.types import FRAMES_PER_TOKEN
 
 GUIDANCE_ROWS = 2  # every frame is estimated with and without its condition
 _TAIL_BYTES = 4  # tails are float32 at most
+
+
+class KeptStates(Protocol):
+    """States of the whole flow over whole chunks, `num_tokens` of them. Never changed once filled."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens they cover."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What they count against a budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +45,7 @@ class LevelStates:
 
 @dataclass(frozen=True, eq=False)
 class FlowStates:
-    """States of the whole flow over `num_tokens` tokens, whole chunks. Never changed once filled."""
+    """KeptStates as tensors of their own, of any length."""
 
     num_tokens: int
     tokens: LevelStates
@@ -56,7 +68,8 @@ def states_bytes(net: FlowNet, num_tokens: int, steps: int) -> int:
     body, estimator = net.body.shape, net.estimator
     values = 2 * body.width * (body.token_layers * num_tokens + body.frame_layers * frames)
     values += steps * GUIDANCE_ROWS * estimator.num_attention_layers * 2 * estimator.attention_width * frames
-    tails = net.body_tail_values + steps * GUIDANCE_ROWS * net.estimator_tail_values
+    tails = sum(tail.num_values for tail in (*body.token_tails, *body.frame_tails))
+    tails += steps * GUIDANCE_ROWS * sum(tail.num_values for tail in net.estimator_tails)
     return values * net.dtype.itemsize + tails * _TAIL_BYTES
 
 

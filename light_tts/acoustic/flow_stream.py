@@ -7,7 +7,7 @@ import threading
 from torch import Tensor
 
 from light_tts.acoustic.flow_cache import ByteBudget, PromptCache, PromptEntry, PromptKey
-from light_tts.acoustic.flow_states import FlowStates
+from light_tts.acoustic.flow_states import KeptStates
 from light_tts.types import FlowPrompt
 
 
@@ -33,7 +33,7 @@ class FlowStream:
         self.offset_tokens = 0
         self._cache, self._budget = cache, budget
         self._entry: PromptEntry | None = None
-        self._own: list[FlowStates] = []
+        self._own: list[KeptStates] = []
         self.speaker_vector: Tensor | None = None  # [80], set on first use
         self._is_closed = False
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class FlowStream:
                 self._entry = self._cache.acquire(self.prompt_key)
             return self._entry is not None
 
-    def past(self, last_token: int) -> tuple[FlowStates, ...]:
+    def past(self, last_token: int) -> tuple[KeptStates, ...]:
         """Kept states up to `last_token` at most; own ones beyond it are dropped (a hop that is asked for again)."""
         with self._lock:
             shared = [self._entry.states] if self._entry is not None else []
@@ -95,7 +95,7 @@ class FlowStream:
                 return ()
             return (*shared, *self._own)
 
-    def keep(self, states: FlowStates) -> None:
+    def keep(self, states: KeptStates) -> None:
         """Take over filled states, whose bytes are reserved; a stream closed meanwhile lets them go."""
         with self._lock:
             if self._is_closed:

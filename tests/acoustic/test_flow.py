@@ -1,43 +1,31 @@
 from __future__ import annotations
 
-import functools
-import json
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
-from light_tts.acoustic import flow as flow_module
-from light_tts.acoustic.flow import FlowDecoder, FlowHop
+from light_tts.acoustic import flow_runner
+from light_tts.acoustic.flow import FlowHop
 from light_tts.acoustic.flow_states import states_bytes
 from light_tts.acoustic.flow_stream import FlowStream
 from light_tts.errors import EngineFailure, InvalidRequest, TextTooLong
-from light_tts.models.nets.flow_net import FlowNet, build_dit_flow, build_unet_flow
 from light_tts.types import FlowPrompt
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-LAYOUTS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
-CHUNK = 5  # tokens; short sequences then have many chunks
-LOOKAHEAD = 3
-STEPS = 3
-CODES = 400
-PLENTY = 1 << 30
-TOLERANCE = 1e-4
-
-layouts = pytest.mark.parametrize("layout", list(LAYOUTS))
-
-
-@functools.cache
-def tiny_flow(layout: str, chunk_tokens: int = CHUNK) -> FlowNet:
-    config = json.loads((GOLDEN / layout / "config.json").read_text())["flow"]
-    if "encoder" in config:
-        config["encoder"]["static_chunk_size"] = chunk_tokens
-    config["decoder"]["estimator"]["static_chunk_size"] = 2 * chunk_tokens
-    return LAYOUTS[layout](config, load_file(str(GOLDEN / layout / "flow.safetensors")))
+from tests.acoustic.tiny_flow import (
+    LOOKAHEAD,
+    PLENTY,
+    STEPS,
+    assert_close,
+    grid_hops,
+    layouts,
+    new_decoder,
+    random_prompt,
+    random_tokens,
+    tiny_flow,
+    whole,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,52 +34,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def random_prompt(num_tokens: int, seed: int = 0, num_frames: int | None = None) -> FlowPrompt:
-    generator = torch.Generator().manual_seed(1000 * seed + num_tokens)
-    frames = 2 * num_tokens if num_frames is None else num_frames
-    return FlowPrompt(
-        key=f"{num_tokens}:{seed}:{frames}",
-        tokens=torch.randint(0, CODES, (num_tokens,), generator=generator),
-        mel=torch.randn(frames, 80, generator=generator) - 5.0,
-        speaker=torch.randn(192, generator=generator),
-    )
-
-
-def random_tokens(count: int, seed: int) -> torch.Tensor:
-    return torch.randint(0, CODES, (count,), generator=torch.Generator().manual_seed(seed))
-
-
-def new_decoder(layout: str, prompt_bytes: int = PLENTY, stream_bytes: int = PLENTY) -> FlowDecoder:
-    return FlowDecoder(tiny_flow(layout), prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes)
-
-
-def whole(layout: str, prompt: FlowPrompt, tokens: torch.Tensor, *, full_mask: bool = False, steps: int = STEPS):
-    """The plain version: one final call over everything, nothing kept."""
-    decoder = new_decoder(layout, 0, 0)
-    hop = FlowHop(decoder.open(prompt, steps=steps), tokens, 0, is_final=True, full_mask=full_mask)
-    return decoder.decode([hop])[0]
-
-
-def grid_hops(stream: FlowStream, tokens: torch.Tensor, chunks: list[int]) -> list[FlowHop]:
-    """Hops that end on the chunk grid after so many chunks each, then the final one."""
-    hops, offset = [], 0
-    prompt_tokens = len(stream.prompt.tokens)
-    for count in chunks:
-        end = ((prompt_tokens + offset) // CHUNK + count) * CHUNK - prompt_tokens
-        if end + LOOKAHEAD > len(tokens):
-            break
-        hops.append(FlowHop(stream, tokens[: end + LOOKAHEAD], offset, is_final=False))
-        offset = end
-    return [*hops, FlowHop(stream, tokens, offset, is_final=True)]
-
-
-def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    assert actual.shape == expected.shape
-    assert actual.dtype == torch.float32
-    if expected.numel():
-        assert float((actual - expected).abs().max()) < TOLERANCE
 
 
 @layouts
@@ -118,7 +60,7 @@ def test_a_stream_does_not_feel_the_others_of_its_batch(layout: str, data: st.Da
     decoder = new_decoder(layout, chance.choice([0, PLENTY]), chance.choice([0, 400_000, PLENTY]))
     with pytest.MonkeyPatch.context() as patch:
         if chance.random() < 0.5:
-            patch.setattr(flow_module, "_MAX_PADDED_CPU", 1e9)
+            patch.setattr(flow_runner, "_MAX_PADDED_CPU", 1e9)
         queues, expected = [], []
         for number in range(chance.randint(2, 5)):
             prompt = random_prompt(chance.randint(0, 17), seed=chance.randint(0, 1))
@@ -178,8 +120,8 @@ def test_only_new_tokens_are_computed_when_everything_before_is_kept(
         computed.append([row.num_tokens for row in rows])
         return run_rows(net, rows, **options)
 
-    run_rows = flow_module.run_rows
-    monkeypatch.setattr(flow_module, "run_rows", spy)
+    run_rows = flow_runner.run_rows
+    monkeypatch.setattr(flow_runner, "run_rows", spy)
     prompt, tokens = random_prompt(10), random_tokens(33, seed=5)
     decoder = new_decoder(layout)
     first, second = decoder.open(prompt, steps=STEPS), decoder.open(prompt, steps=STEPS)
@@ -224,7 +166,7 @@ def test_a_failing_call_gives_its_reservations_back_and_may_be_repeated(
     streams = [decoder.open(prompt, steps=STEPS) for _ in range(2)]
     hops = [grid_hops(stream, tokens, [2])[0] for stream in streams]
     with monkeypatch.context() as patch:
-        patch.setattr(flow_module, "run_rows", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("device lost")))
+        patch.setattr(flow_runner, "run_rows", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("device lost")))
         with pytest.raises(RuntimeError, match="device lost"):
             decoder.decode(hops)
     assert decoder.stream_budget.used_bytes == 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from light_tts.models.nets.context import SequenceContext
-from light_tts.models.nets.dense import Activation, CausalConv, Dense, Norm, dense_of
+from light_tts.models.nets.dense import Activation, CausalConv, Dense, Norm, dense_of, tails_of
 from light_tts.models.nets.lookahead import BodyContexts, BodyShape, LookaheadLayer
 
 _KEPT_DISTANCES = 2048  # position scores are kept for distances up to this; beyond, computed for the call
@@ -187,7 +187,9 @@ class UpsampleConformer(nn.Module):
         self.up_embed = EmbeddingBlock(width, width)
         self.up_encoders = nn.ModuleList(ConformerBlock(width, heads, hidden, layer) for layer in range(num_up_blocks))
         self.after_norm = Norm(width, eps=1e-5)
-        self.shape = BodyShape(token_layers=num_blocks, frame_layers=num_up_blocks, width=width)
+        self.shape = BodyShape(
+            num_blocks, num_up_blocks, width, tails_of(self.pre_lookahead_layer), tails_of(self.up_layer)
+        )
 
     def forward(self, embedded: Tensor, valid: Tensor | None, contexts: BodyContexts) -> Tensor:
         """embedded: [B, T + L, in]; valid: [B, T + L, 1], zero where no token is -> [B, rT, width] float32."""

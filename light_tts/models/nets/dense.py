@@ -6,7 +6,7 @@ and moved once; what stays in float32 (norms, time conditioning) stays.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,19 @@ from torch import Tensor, nn
 from light_tts.models.nets.context import SequenceContext
 
 Activation = Literal["none", "gelu", "gelu_tanh", "silu", "leaky_relu"]
+
+
+class Tail(NamedTuple):
+    """What a causal convolution needs of the steps before: the last `left` inputs of `channels` numbers."""
+
+    left: int
+    channels: int
+
+    @property
+    def num_values(self) -> int:
+        """Numbers per row."""
+        return self.left * self.channels
+
 
 # Names and arguments of the same activations inside oneDNN's fused product.
 _FUSED: dict[Activation, tuple[str, list[float], str]] = {
@@ -145,7 +158,7 @@ class CausalConv(Conv):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, tail: int) -> None:
         super().__init__(in_channels, out_channels, kernel)
         self.tail = tail
-        self.tail_values = (kernel - 1) * in_channels
+        self.tails = {tail: Tail(kernel - 1, in_channels)}
 
     def forward(self, x: Tensor, context: SequenceContext | None = None) -> Tensor:
         """[B, T, in] -> [B, T, out]."""
@@ -174,9 +187,13 @@ def prepare_all(root: nn.Module, dtype: torch.dtype, device: torch.device | str)
                 prepare(dtype, device)
 
 
-def tail_values(network: nn.Module) -> int:
-    """Numbers per row that the convolution tails of a network hold."""
-    return sum(int(getattr(module, "tail_values", 0)) for module in network.modules())
+def tails_of(network: nn.Module) -> tuple[Tail, ...]:
+    """Tails of all causal convolutions of a network with one numbering, in its order."""
+    found: dict[int, Tail] = {}
+    for module in network.modules():
+        found |= getattr(module, "tails", {})
+    assert sorted(found) == list(range(len(found))), "convolutions are numbered without gaps"
+    return tuple(found[index] for index in range(len(found)))
 
 
 def mish(x: Tensor) -> Tensor:

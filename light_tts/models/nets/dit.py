@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from light_tts.models.nets.context import SequenceContext
-from light_tts.models.nets.dense import Dense, dense_of, mish
+from light_tts.models.nets.dense import Dense, Tail, dense_of, mish
 from light_tts.models.nets.euler_time import sinusoid
 
 _MODULATIONS = 6  # shift, scale, gate of attention, then of feed-forward
@@ -38,7 +38,7 @@ class ConvPositions(nn.Module):
         self.conv1 = nn.Sequential(nn.Conv1d(width, width, kernel, groups=groups))
         self.conv2 = nn.Sequential(nn.Conv1d(width, width, kernel, groups=groups))
         self.left = kernel - 1
-        self.tail_values = 2 * self.left * width
+        self.tails = {tail: Tail(self.left, width) for tail in range(2)}
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
         """Cast and move."""
@@ -211,7 +211,7 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         self.num_attention_layers = depth
-        self.attention_width = heads * head_width
+        self.attention_heads, self.attention_width = heads, heads * head_width
         self.time_embed = TimeEmbedding(time_width, width)
         self.input_embed = InputEmbedding(in_channels, width, kernel, groups)
         self.rotary_embed = RotaryFrequencies(head_width // 2)

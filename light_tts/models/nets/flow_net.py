@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from light_tts.errors import CheckpointError
 from light_tts.models.nets.conformer import ConformerBody, UpsampleConformer
 from light_tts.models.nets.context import SequenceContext
-from light_tts.models.nets.dense import prepare_all, tail_values
+from light_tts.models.nets.dense import prepare_all, tails_of
 from light_tts.models.nets.dit import DiT
 from light_tts.models.nets.euler_time import cosine_schedule
 from light_tts.models.nets.lookahead import BodyContexts, BodyShape, LookaheadUpsampler
@@ -32,6 +32,7 @@ class Estimator(Protocol):
     """The velocity network."""
 
     num_attention_layers: int
+    attention_heads: int
     attention_width: int
 
     def condition_time(self, times: Tensor) -> Tensor:
@@ -93,8 +94,7 @@ class FlowNet:
         self._embedding = cast(nn.Embedding, modules.get_submodule("input_embedding")).weight
         self._speaker = cast(nn.Linear, modules.get_submodule("spk_embed_affine_layer"))
         self.vocabulary = self._embedding.shape[0]
-        self.body_tail_values = tail_values(cast(nn.Module, body))
-        self.estimator_tail_values = tail_values(cast(nn.Module, estimator))
+        self.estimator_tails = tails_of(cast(nn.Module, estimator))
         self._time_tables: dict[int, Tensor] = {}
 
     @functools.cached_property

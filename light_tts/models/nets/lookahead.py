@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from light_tts.models.nets.context import SequenceContext
-from light_tts.models.nets.dense import CausalConv, Conv
+from light_tts.models.nets.dense import CausalConv, Conv, Tail, tails_of
 
 
 class BodyContexts(NamedTuple):
@@ -19,15 +19,18 @@ class BodyContexts(NamedTuple):
 
 
 class BodyShape(NamedTuple):
-    """What a cache must know of a token-to-mel body: keys and values to keep.
+    """What a cache must know of a token-to-mel body.
 
     token_layers, frame_layers:  attention layers before and after upsampling.
     width:                       channels of keys (and of values).
+    token_tails, frame_tails:    of the convolutions before and after upsampling, in their order.
     """
 
     token_layers: int
     frame_layers: int
     width: int
+    token_tails: tuple[Tail, ...]
+    frame_tails: tuple[Tail, ...]
 
 
 class LookaheadLayer(nn.Module):
@@ -52,7 +55,7 @@ class LookaheadUpsampler(nn.Module):
         super().__init__()
         self.pre_lookahead_layer = LookaheadLayer(channels, hidden, lookahead, kernel, tail=0)
         self.ratio = ratio
-        self.shape = BodyShape(token_layers=0, frame_layers=0, width=0)
+        self.shape = BodyShape(0, 0, 0, token_tails=tails_of(self.pre_lookahead_layer), frame_tails=())
 
     def forward(self, embedded: Tensor, valid: Tensor | None, contexts: BodyContexts) -> Tensor:
         """embedded: [B, T + L, C]; valid: [B, T + L, 1], zero where no token is -> [B, rT, C] float32."""

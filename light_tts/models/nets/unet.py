@@ -144,7 +144,7 @@ class UNet(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.num_attention_layers = (num_mid + 2) * num_blocks
-        self.attention_width = heads * head_width
+        self.attention_heads, self.attention_width = heads, heads * head_width
         self.time_mlp = TimeMLP(in_channels, time_width)
 
         def transformers(first_layer: int) -> nn.ModuleList:

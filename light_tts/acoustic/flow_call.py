@@ -1,0 +1,109 @@
+"""A whole flow call of one size: token-to-mel body, all Euler steps, guidance. On a GPU recorded as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from light_tts.acoustic.flow_batch import FlowRow, solve
+from light_tts.acoustic.flow_inputs import CallSize, FlowInputs
+from light_tts.acoustic.flow_paged import PagedAttention, PagedContext
+from light_tts.acoustic.flow_pages import PagedLevel, PagePool
+from light_tts.kernels.flow_attention import FlowPages
+from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
+from light_tts.models.nets.lookahead import BodyContexts
+from light_tts.types import FRAMES_PER_TOKEN
+
+
+class FlowCall:
+    """Computes rows of up to one size, and keeps what they want kept in the pages of the pool.
+
+    Every operation's shape follows from the size, and nothing is read back by the host.
+    """
+
+    def __init__(self, net: FlowNet, pool: PagePool, size: CallSize, attention: PagedAttention) -> None:
+        self.size = size
+        self._net, self._pool, self._attention = net, pool, attention
+        self._inputs = FlowInputs(net, size)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._mel: Tensor | None = None  # where the recorded call leaves its result
+
+    @property
+    def is_recorded(self) -> bool:
+        """True when `run` replays."""
+        return self._graph is not None
+
+    def run(self, rows: Sequence[FlowRow], *, is_chunked: bool) -> Tensor:
+        """Mel of the rows, [R, M, 80] float32; beyond a row's own frames it means nothing."""
+        self._inputs.fill(rows, is_chunked=is_chunked)
+        if self._graph is None:
+            return self._compute()
+        assert self._mel is not None
+        self._graph.replay()
+        return self._mel.clone()
+
+    def record(self, memory: Any, stream: torch.cuda.Stream) -> None:
+        """Record the call on a stream of its own; the device may be computing for other threads meanwhile.
+
+        memory:  the pool that all recorded calls share; they never run at the same time.
+        """
+        current = torch.cuda.current_stream()
+        self._mel = torch.empty_like(self._inputs.cond)
+        stream.wait_stream(current)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream):
+            self._mel.copy_(self._compute())  # compiles kernels and makes handles, which no recording may
+            stream.synchronize()
+            # Not the context manager of torch: it would empty the allocator's caches for everybody.
+            graph.capture_begin(pool=memory, capture_error_mode="thread_local")
+            try:
+                self._mel.copy_(self._compute())
+            finally:
+                graph.capture_end()
+        current.wait_stream(stream)
+        self._graph = graph
+
+    def _compute(self) -> Tensor:
+        net, pool, inputs = self._net, self._pool, self._inputs
+        with torch.inference_mode():
+            tokens = self._context(pool.tokens, 1)
+            frames = self._context(pool.frames, FRAMES_PER_TOKEN)
+            for context in (tokens, frames):
+                context.begin(0)
+            codes = inputs.tokens
+            valid = torch.arange(codes.shape[1], device=net.device) < inputs.given[:, None]
+            mu = net.body(net.embed(codes), valid[..., None].float(), BodyContexts(tokens, frames))
+            for context in (tokens, frames):
+                context.finish()
+            places = (FRAMES_PER_TOKEN * inputs.first_token)[:, None].long()
+            places = places + torch.arange(inputs.num_frames, device=net.device)
+            return solve(
+                net,
+                net.noise[places.clamp_max(MAX_FRAMES - 1)],
+                mu=mu,
+                speaker=inputs.speaker,
+                cond=inputs.cond,
+                guidance=inputs.guidance[:, None, None],
+                steps=self.size.steps,
+                context=self._context(pool.estimator, FRAMES_PER_TOKEN),
+            )
+
+    def _context(self, level: PagedLevel, ratio: int) -> PagedContext:
+        """The context of a network with `ratio` steps per token."""
+        inputs = self._inputs
+        num_past, lengths, chunks = (
+            (factor * column).contiguous()
+            for factor, column in ((1, inputs.num_past), (ratio, inputs.num_tokens), (ratio, inputs.chunk))
+        )
+        pages = FlowPages(inputs.past.contiguous(), num_past, lengths, chunks, inputs.saves.contiguous())
+        return PagedContext(
+            level,
+            pages,
+            num_new=ratio * inputs.num_frames // FRAMES_PER_TOKEN,
+            first_steps=ratio * inputs.first_token.long(),
+            attention=self._attention,
+            past_pages=self.size.past_pages,
+        )

@@ -1,0 +1,131 @@
+"""Kept states of the flow in pages of one chunk, inside a few tensors that never move: what recorded calls can read.
+
+What a state is, and why it may be kept: `flow_states.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from light_tts.acoustic.flow_states import GUIDANCE_ROWS
+from light_tts.models.nets.dense import Tail
+from light_tts.models.nets.flow_net import FlowNet
+
+
+class PagedLevel(NamedTuple):
+    """Pages of one network: N pages of S steps, E evaluations, G guidance rows.
+
+    keys_values:  [N or N + 1, E, layers, G, S, 2 W], keys before values.
+    tails:        [N + 1, E, G, V], last inputs of all convolutions at the end of the chunk, one after the other.
+    places:       where each convolution begins in V.
+    A last page beyond the N takes what is not to be kept.
+    """
+
+    keys_values: Tensor
+    tails: Tensor
+    places: tuple[int, ...]
+
+    @property
+    def dump_page(self) -> int:
+        """The page nobody reads."""
+        return self.tails.shape[0] - 1
+
+    def page_bytes(self) -> int:
+        """Bytes of one page."""
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in (self.keys_values, self.tails))
+
+
+@dataclass(frozen=True, eq=False)
+class PagedStates:
+    """KeptStates in pages; they return to the pool when nobody holds the object any more."""
+
+    num_tokens: int
+    num_bytes: int
+    pages: tuple[int, ...]
+
+
+class PagePool:
+    """All pages of one flow. `allocate` and the end of states may come from any thread.
+
+    num_bytes:  of all pages; as many as fit are made, at once.
+    steps:      evaluations that a page has room for; calls with more steps keep nothing.
+    """
+
+    def __init__(self, net: FlowNet, num_bytes: int, *, steps: int) -> None:
+        body, estimator = net.body.shape, net.estimator
+        self.steps = steps
+        self.chunk_tokens = net.chunk_tokens
+
+        def levels(pages: int, device: torch.device | str) -> tuple[PagedLevel, PagedLevel, PagedLevel]:
+            return (
+                _level(
+                    pages, (1, body.token_layers, 1, net.chunk_tokens, body.width), body.token_tails, net.dtype, device
+                ),
+                _level(
+                    pages, (1, body.frame_layers, 1, net.chunk_frames, body.width), body.frame_tails, net.dtype, device
+                ),
+                _level(
+                    pages,
+                    (steps, estimator.num_attention_layers, GUIDANCE_ROWS, net.chunk_frames, estimator.attention_width),
+                    net.estimator_tails,
+                    net.dtype,
+                    device,
+                    has_dump=False,
+                ),
+            )
+
+        self.page_bytes = sum(level.page_bytes() for level in levels(1, "meta"))
+        self.num_pages = num_bytes // self.page_bytes
+        self.tokens, self.frames, self.estimator = levels(self.num_pages, net.device)
+        self._free = list(range(self.num_pages))
+        self._lock = threading.Lock()
+
+    @property
+    def num_free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    def allocate(self, num_tokens: int) -> PagedStates | None:
+        """Pages for so many tokens, whole chunks; None when there are not enough."""
+        count = num_tokens // self.chunk_tokens
+        with self._lock:
+            if count > len(self._free):
+                return None
+            pages = tuple(self._free.pop() for _ in range(count))
+        states = PagedStates(num_tokens, count * self.page_bytes, pages)
+        weakref.finalize(states, self._release, pages).atexit = False
+        return states
+
+    def _release(self, pages: tuple[int, ...]) -> None:
+        # A call under way may still read them: whoever gets them next writes on the same stream, after it.
+        with self._lock:
+            self._free.extend(pages)
+
+
+def _level(
+    pages: int,
+    sizes: tuple[int, int, int, int, int],
+    tails: Sequence[Tail],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    has_dump: bool = True,
+) -> PagedLevel:
+    evaluations, layers, rows, steps, width = sizes
+    values = [tail.num_values for tail in tails]
+    # What is masked is multiplied by zero by plain operations, so it must be finite; the kernel does not read it.
+    make = torch.zeros if has_dump else torch.empty
+    shape = (pages + has_dump, evaluations, layers, rows, steps, 2 * width)
+    return PagedLevel(
+        make(shape, dtype=dtype, device=device),
+        torch.zeros(pages + 1, evaluations, rows, sum(values), dtype=dtype, device=device),
+        tuple(accumulate(values, initial=0))[:-1],
+    )

@@ -1,0 +1,56 @@
+"""Who computes the rows of a flow call, and what keeps their states: the interface, and the plain version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from light_tts.acoustic.flow_batch import FlowRow, run_rows
+from light_tts.acoustic.flow_states import FlowStates, KeptStates, allocate_states, states_bytes
+from light_tts.models.nets.flow_net import FlowNet
+
+# Rows of one run are padded to the longest. More padding than this, and they run apart.
+_MAX_PADDED_CPU = 1.25
+_MAX_PADDED_GPU = 2.0
+
+
+class FlowRunner(Protocol):
+    """Computes rows together. States given to it are those it allocated."""
+
+    def states_bytes(self, num_tokens: int, steps: int) -> int:
+        """Bytes of the states of so many tokens, whole chunks."""
+
+    def allocate(self, num_tokens: int, steps: int) -> KeptStates | None:
+        """Empty states, to be filled by one run; None when there is no room, and they are to be computed again."""
+
+    def joins(self, group: Sequence[int], tokens: int) -> bool:
+        """True when a row of so many tokens costs less in a run with these longer ones than by itself."""
+
+    def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
+        """Mel of each row's new tokens, [2 * num_tokens, 80] float32; see `flow_batch.run_rows`."""
+
+
+class PlainRunner:
+    """Every operation by itself, states in tensors of their own: any device, any size."""
+
+    def __init__(self, net: FlowNet) -> None:
+        self._net = net
+
+    def states_bytes(self, num_tokens: int, steps: int) -> int:
+        """See FlowRunner."""
+        return states_bytes(self._net, num_tokens, steps)
+
+    def allocate(self, num_tokens: int, steps: int) -> FlowStates:
+        """See FlowRunner."""
+        return allocate_states(self._net, num_tokens, steps)
+
+    def joins(self, group: Sequence[int], tokens: int) -> bool:
+        """See FlowRunner."""
+        most_padded = _MAX_PADDED_GPU if self._net.device.type == "cuda" else _MAX_PADDED_CPU
+        return (len(group) + 1) * max(group) <= most_padded * (sum(group) + tokens)
+
+    def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
+        """See FlowRunner."""
+        return run_rows(self._net, rows, steps=steps, is_chunked=is_chunked)

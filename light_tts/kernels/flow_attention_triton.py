@@ -1,0 +1,163 @@
+"""Flash attention (Dao et al. 2022, arXiv:2205.14135) of new steps over paged past and themselves, with the chunk mask
+and the keeping of new keys and values inside. Plain version: `flow_attention.py`.
+
+Importing this needs Triton. Lengths, masks and pages are read on the device: a recorded CUDA graph serves pasts of any
+length.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from light_tts.kernels.flow_attention import FlowPages
+
+_LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
+_KEY_TILE = 64
+_LOG2_E = 1.4426950408889634
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend_tile(
+    query: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    is_visible: tl.tensor,
+    top: tl.tensor,
+    total: tl.tensor,
+    sums: tl.tensor,
+    scale_log2: tl.tensor,
+    PRECISION: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """One tile of keys of the running softmax. key: [D, N], value: [N, D]."""
+    scores = tl.dot(query, key, input_precision=PRECISION) * scale_log2
+    scores = tl.where(is_visible, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, axis=1))
+    # A query that has seen no key yet would subtract infinity from infinity.
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    weights = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(top - base)
+    total = total * shrink + tl.sum(weights, axis=1)
+    sums = sums * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
+    return new_top, total, sums
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attention_kernel(
+    qkv: tl.tensor,
+    kept: tl.tensor,
+    past: tl.tensor,
+    num_past_of: tl.tensor,
+    length_of: tl.tensor,
+    chunk_of: tl.tensor,
+    saves: tl.tensor,
+    out: tl.tensor,
+    scale_log2: tl.tensor,
+    num_steps: tl.tensor,
+    num_sequences: tl.tensor,
+    page_stride: tl.tensor,
+    PAST_WIDTH: tl.constexpr,
+    SAVES_WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_STEPS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    tile = tl.program_id(0)
+    head = tl.program_id(1)
+    row = tl.program_id(2)
+    sequence = row % num_sequences
+    guidance_row = row // num_sequences
+    width: tl.constexpr = HEADS * HEAD_DIM
+    num_past = tl.load(num_past_of + sequence)
+    length = tl.load(length_of + sequence)
+    chunk = tl.load(chunk_of + sequence)
+
+    dims = tl.arange(0, HEAD_DIM)
+    steps = tile * QUERIES + tl.arange(0, QUERIES)
+    is_step = steps < num_steps
+    row_start = row.to(tl.int64) * num_steps
+    own = qkv + (row_start + steps)[:, None] * (3 * width) + head * HEAD_DIM + dims[None, :]
+    query = tl.load(own, mask=is_step[:, None], other=0.0)
+
+    top = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    sums = tl.zeros([QUERIES, HEAD_DIM], tl.float32)
+
+    past_steps = num_past * PAGE_STEPS
+    pages = past + sequence * PAST_WIDTH + PAST_WIDTH - num_past
+    for start in range(0, past_steps, KEYS):
+        places = start + tl.arange(0, KEYS)
+        is_past = places < past_steps
+        page = tl.load(pages + places // PAGE_STEPS, mask=is_past, other=0).to(tl.int64)
+        offsets = page * page_stride + (guidance_row * PAGE_STEPS + places % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
+        key = tl.load(kept + offsets[None, :] + dims[:, None], mask=is_past[None, :], other=0.0)
+        value = tl.load(kept + offsets[:, None] + width + dims[None, :], mask=is_past[:, None], other=0.0)
+        top, total, sums = _attend_tile(query, key, value, is_past[None, :], top, total, sums, scale_log2, PRECISION)
+
+    ends = tl.minimum(length, (steps // chunk + 1) * chunk)
+    last_end = tl.minimum(length, ((tile * QUERIES + QUERIES - 1) // chunk + 1) * chunk)
+    for start in range(0, last_end, KEYS):
+        places = start + tl.arange(0, KEYS)
+        is_new = places < last_end
+        offsets = (row_start + places) * (3 * width) + width + head * HEAD_DIM
+        key = tl.load(qkv + offsets[None, :] + dims[:, None], mask=is_new[None, :], other=0.0)
+        value = tl.load(qkv + offsets[:, None] + width + dims[None, :], mask=is_new[:, None], other=0.0)
+        top, total, sums = _attend_tile(
+            query, key, value, places[None, :] < ends[:, None], top, total, sums, scale_log2, PRECISION
+        )
+
+    result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
+    places_out = out + (row_start + steps)[:, None] * width + head * HEAD_DIM + dims[None, :]
+    tl.store(places_out, result.to(out.dtype.element_ty), mask=is_step[:, None])
+
+    # Every tile keeps its own steps.
+    save = tl.load(saves + sequence * SAVES_WIDTH + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
+    is_kept = (save >= 0)[:, None]
+    target = save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
+    target_places = kept + target[:, None] + dims[None, :]
+    tl.store(target_places, tl.load(own + width, mask=is_kept, other=0.0), mask=is_kept)
+    tl.store(target_places + width, tl.load(own + 2 * width, mask=is_kept, other=0.0), mask=is_kept)
+
+
+def can_attend(head_dim: int) -> bool:
+    """True for head widths that this kernel takes: powers of 2 of at least 16."""
+    return head_dim >= _LEAST_DOT_ROWS and head_dim & (head_dim - 1) == 0
+
+
+def paged_chunk_attention(qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int) -> Tensor:
+    """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages."""
+    rows, steps, width3 = qkv.shape
+    width, sequences = width3 // 3, pages.past.shape[0]
+    head_dim = width // heads
+    out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
+    queries = min(64, max(_LEAST_DOT_ROWS, triton.next_power_of_2(steps)))
+    _attention_kernel[(triton.cdiv(steps, queries), heads, rows)](
+        qkv,
+        kept,
+        pages.past,
+        pages.num_past,
+        pages.lengths,
+        pages.chunks,
+        pages.saves,
+        out,
+        head_dim**-0.5 * _LOG2_E,
+        steps,
+        sequences,
+        kept.stride(0),
+        PAST_WIDTH=pages.past.shape[1],
+        SAVES_WIDTH=pages.saves.shape[1],
+        HEADS=heads,
+        HEAD_DIM=head_dim,
+        PAGE_STEPS=kept.shape[2],
+        QUERIES=queries,
+        KEYS=_KEY_TILE,
+        PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
+        num_warps=4,
+        num_stages=2,
+    )
+    return out

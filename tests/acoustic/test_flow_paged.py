@@ -1,0 +1,145 @@
+"""Calls over paged states give what the plain ones give, whatever the hops, the crowd and the room for pages."""
+
+from __future__ import annotations
+
+import gc
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from light_tts.acoustic.flow import FlowHop
+from light_tts.acoustic.flow_graphs import PagedRunner, flow_runner
+from light_tts.acoustic.flow_runner import PlainRunner
+from light_tts.kernels.flow_attention import paged_chunk_attention_plain
+from tests.acoustic.tiny_flow import (
+    PLENTY,
+    STEPS,
+    assert_close,
+    grid_hops,
+    layouts,
+    new_decoder,
+    random_prompt,
+    random_tokens,
+    tiny_flow,
+    whole,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def paged(layout: str, num_pages: int = 60, steps: int = STEPS) -> PagedRunner:
+    net = tiny_flow(layout)
+    page_bytes = PagedRunner(
+        net, cache_bytes=0, steps=steps, attention=paged_chunk_attention_plain, most_graphs=0
+    ).pool.page_bytes
+    return PagedRunner(
+        net, cache_bytes=num_pages * page_bytes, steps=steps, attention=paged_chunk_attention_plain, most_graphs=0
+    )
+
+
+@layouts
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 1 << 30), num_pages=st.sampled_from([0, 3, 9, 60]))
+def test_paged_hops_in_a_crowd_join_to_the_whole(layout: str, seed: int, num_pages: int) -> None:
+    chance = random.Random(seed)
+    runner = paged(layout, num_pages)
+    page_bytes = runner.pool.page_bytes
+    decoder = new_decoder(layout, chance.choice([0, 4, 100]) * page_bytes, PLENTY, runner)
+    queues, expected, streams = [], [], []
+    for number in range(chance.randint(1, 4)):
+        prompt = random_prompt(chance.randint(0, 17), seed=chance.randint(0, 1))
+        tokens = random_tokens(chance.randint(1, 30), seed=number)
+        full_mask = chance.random() < 0.2
+        stream = decoder.open(prompt, steps=STEPS)
+        chunks = [chance.randint(1, 3) for _ in range(chance.randint(0, 4))]
+        queues.append(
+            [FlowHop(stream, tokens, 0, True, full_mask=True)] if full_mask else grid_hops(stream, tokens, chunks)
+        )
+        expected.append(whole(layout, prompt, tokens, full_mask=full_mask))
+        streams.append(stream)
+    pieces: list[list[torch.Tensor]] = [[] for _ in queues]
+    while any(queues):
+        turn = [n for n, queue in enumerate(queues) if queue and chance.random() < 0.8]
+        for number, mel in zip(turn, decoder.decode([queues[n].pop(0) for n in turn]), strict=True):
+            pieces[number].append(mel)
+    for parts, mel in zip(pieces, expected, strict=True):
+        assert_close(torch.cat(parts, dim=1), mel)
+    assert decoder.stream_budget.used_bytes == 0
+    in_prompts = decoder.prompts.used_bytes // page_bytes
+    for stream in streams:
+        stream.close()
+    gc.collect()
+    assert runner.pool.num_free == num_pages - in_prompts, "what nobody holds is free"
+
+
+@layouts
+def test_a_second_stream_of_a_voice_computes_its_own_tokens_only(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = paged(layout)
+    computed = []
+    run = runner.run
+    monkeypatch.setattr(
+        runner, "run", lambda rows, **options: computed.append([row.num_tokens for row in rows]) or run(rows, **options)
+    )
+    decoder = new_decoder(layout, runner=runner)
+    prompt, tokens = random_prompt(10), random_tokens(33, seed=5)
+    first, second = (decoder.open(prompt, steps=STEPS) for _ in range(2))
+    for hop in grid_hops(first, tokens, [1, 2]):
+        decoder.decode([hop])
+    assert computed == [[15], [10], [18]]
+    computed.clear()
+    decoder.decode([grid_hops(second, tokens, [2])[0]])
+    assert computed == [[5 + 10]]
+
+
+@layouts
+def test_more_steps_than_a_page_has_room_for_keep_nothing(layout: str) -> None:
+    runner = paged(layout, steps=2)
+    decoder = new_decoder(layout, runner=runner)
+    prompt, tokens = random_prompt(12), random_tokens(30, seed=7)
+    for steps in (1, 2, 3):
+        stream = decoder.open(prompt, steps=steps)
+        hops = grid_hops(stream, tokens, [1, 1])
+        first = decoder.decode([hops[0]])[0]
+        assert (stream.kept_tokens > 0) == (steps <= 2)
+        mel = torch.cat([first, *(decoder.decode([hop])[0] for hop in hops[1:])], dim=1)
+        assert_close(mel, whole(layout, prompt, tokens, steps=steps))
+
+
+def test_pages_that_run_out_are_refused_and_come_back() -> None:
+    pool = paged("cosyvoice3_tiny", 3).pool
+    held = pool.allocate(2 * pool.chunk_tokens)
+    assert held is not None
+    assert held.num_bytes == 2 * pool.page_bytes
+    assert pool.allocate(2 * pool.chunk_tokens) is None
+    assert pool.num_free == 1
+    del held
+    gc.collect()
+    assert pool.num_free == 3
+
+
+def test_padding_that_costs_more_than_a_call_of_its_own_is_not_taken() -> None:
+    runner = paged("cosyvoice3_tiny", 0)
+    few, long = 25, 2000  # tokens
+    assert runner.joins([few], few)
+    assert runner.joins([few] * 63, few)
+    assert not runner.joins([few] * 64, few), "the largest batch"
+    assert runner.joins([100], few), "launches cost more than this padding"
+    assert not runner.joins([long], few)
+    assert runner.joins([long], long)
+    assert not runner.joins([long] * 3, long), "bounded memory"
+
+
+def test_without_a_gpu_or_graphs_the_plain_runner_serves() -> None:
+    net = tiny_flow("cosyvoice3_tiny")
+    for most_graphs in (0, 8):
+        runner = flow_runner(net, cache_bytes=PLENTY, steps=STEPS, most_graphs=most_graphs)
+        assert isinstance(runner, PlainRunner)

@@ -1,0 +1,112 @@
+"""Chunk-masked attention over pages: both versions agree with attention by hand, and keep what they should."""
+
+import pytest
+import torch
+
+from light_tts.kernels.flow_attention import FlowPages, paged_chunk_attention_plain
+
+GUIDANCE_ROWS = 2
+
+
+class Case:
+    """Sequences with pasts of different lengths in shuffled pages; pages that nobody sees hold NaN.
+
+    sequences: (pages of past, valid new steps, steps per chunk of the mask, new chunks that are kept) of each.
+    """
+
+    def __init__(self, sequences, steps, *, heads=2, head_dim=16, page_steps=10, dtype=torch.float32, device="cpu"):
+        generator = torch.Generator().manual_seed(len(sequences) + steps)
+        self.heads, self.page_steps, self.steps = heads, page_steps, steps
+        self.sequences = sequences
+        width, chunks = heads * head_dim, -(-steps // page_steps)
+        used = sum(past + len(kept) for past, _, _, kept in sequences)
+        order = (torch.randperm(used + 3, generator=generator)).tolist()
+        table = torch.full((len(sequences), 12), order[-1])
+        saves = torch.full((len(sequences), chunks), -1)
+        self.kept = torch.full((used + 3, GUIDANCE_ROWS, page_steps, 2 * width), float("nan"))
+        for row, (past, _, _, kept) in enumerate(sequences):
+            for column in range(12 - past, 12):
+                table[row, column] = order.pop(0)
+                self.kept[table[row, column]] = torch.randn(self.kept.shape[1:], generator=generator)
+            for chunk in kept:
+                saves[row, chunk] = order.pop(0)
+        self.qkv = torch.randn(GUIDANCE_ROWS * len(sequences), steps, 3 * width, generator=generator).to(device, dtype)
+        self.kept = self.kept.to(device, dtype)
+        columns = [torch.tensor(column) for column in list(zip(*sequences, strict=True))[:3]]
+        self.pages = FlowPages(
+            *(x.to(device, torch.int32).contiguous() for x in (table, columns[0], columns[1], columns[2], saves))
+        )
+
+    def run(self, attend):
+        kept = self.kept.clone()
+        return attend(self.qkv, kept, self.pages, self.heads), kept
+
+    def by_hand(self):
+        """Attention of each valid step alone, in float64: {(row, step): [W]}."""
+        found = {}
+        count, width = len(self.sequences), self.qkv.shape[2] // 3
+        qkv, kept = self.qkv.double().cpu(), self.kept.double().cpu()
+        for row in range(GUIDANCE_ROWS * count):
+            past, length, chunk, _ = self.sequences[row % count]
+            before = kept[self.pages.past[row % count].long().cpu()[12 - past :], row // count].flatten(0, 1)
+            for step in range(length):
+                end = min(length, (step // chunk + 1) * chunk)
+                seen = torch.cat([before, qkv[row, :end, width:]])
+                heads = zip(
+                    qkv[row, step, :width].chunk(self.heads),
+                    seen[:, :width].chunk(self.heads, 1),
+                    seen[:, width:].chunk(self.heads, 1),
+                    strict=True,
+                )
+                found[row, step] = torch.cat([torch.softmax(k @ q * len(q) ** -0.5, 0) @ v for q, k, v in heads])
+        return found
+
+
+CASES = {
+    "whole sequences": ([(0, 17, 1000, [])], 17),
+    "chunks, one incomplete": ([(0, 27, 10, [0, 1])], 30),
+    "a past and a crowd": ([(3, 20, 10, [1]), (0, 5, 10, []), (12, 11, 1000, [0, 1]), (1, 1, 10, [])], 20),
+    "long": ([(11, 150, 10, list(range(14))), (2, 150, 1000, [])], 150),
+}
+
+
+def check(case, attend, tolerance):
+    out, kept = case.run(attend)
+    assert out.isfinite().all()
+    expected = case.by_hand()
+    pairs = torch.stack([out[place].double().cpu() for place in expected]), torch.stack(list(expected.values()))
+    assert ((pairs[0] - pairs[1]).norm() / pairs[1].norm()).item() < tolerance
+    width, size = out.shape[2], case.page_steps
+    untouched = torch.ones(len(kept), dtype=torch.bool)
+    for row, chunk in (case.pages.saves >= 0).nonzero().tolist():
+        page = int(case.pages.saves[row, chunk])
+        untouched[page] = False
+        new = case.qkv[row :: len(case.sequences), chunk * size : (chunk + 1) * size, width:]
+        assert torch.equal(kept[page, :, : new.shape[1]], new)
+    assert torch.equal(kept.cpu()[untouched].nan_to_num(7.0), case.kept.cpu()[untouched].nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plain_version_is_attention(name):
+    check(Case(*CASES[name]), paged_chunk_attention_plain, 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "sizes"),
+    [
+        (torch.float32, 1e-5, {}),
+        (torch.float32, 1e-5, {"heads": 3, "head_dim": 64, "page_steps": 50}),
+        (torch.bfloat16, 1e-2, {"heads": 8, "head_dim": 64, "page_steps": 50}),
+    ],
+    ids=["tiny", "float32", "bfloat16"],
+)
+def test_the_kernel_agrees(device, name, dtype, tolerance, sizes):
+    from light_tts.kernels.flow_attention_triton import paged_chunk_attention
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
+    sequences, steps = CASES[name]
+    scale = sizes.get("page_steps", 10) // 10
+    sequences = [(past, length * scale, chunk * scale, kept) for past, length, chunk, kept in sequences]
+    check(Case(sequences, steps * scale, dtype=dtype, device=device, **sizes), paged_chunk_attention, tolerance)
