@@ -19,6 +19,7 @@ import torch
 
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder
+from light_tts.acoustic.flow_graphs import flow_runner
 from light_tts.acoustic.run import AcousticJob
 from light_tts.acoustic.stage_costs import Measured
 from light_tts.acoustic.vocoder_graph import fastest_vocoder
@@ -32,6 +33,7 @@ from light_tts.frontend.frontend import Frontend
 from light_tts.intake import Intake
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_dir import ModelDirectory
+from light_tts.models.nets.flow_net import FlowNet
 from light_tts.narration import Narration
 from light_tts.phrase_book import PhraseBook, read_templates
 from light_tts.phrase_cache import phrase_key
@@ -127,11 +129,7 @@ class TTSEngine:
                 )
                 for style, loaded in lms.items()
             }
-            flow = FlowDecoder(
-                flow_net.result(),
-                prompt_cache_bytes=settings.acoustic.prompt_cache_mb * 2**20,
-                stream_cache_bytes=settings.acoustic.stream_cache_mb * 2**20,
-            )
+            flow = _flow_decoder(flow_net.result(), settings)
             vocoder = fastest_vocoder(
                 vocoder_net.result(),
                 crossfade=settings.acoustic.crossfade,
@@ -337,6 +335,19 @@ class TTSEngine:
                 trace=narration.stream.trace,
             )
         )
+
+
+def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
+    prompt_bytes, stream_bytes = (
+        mb * 2**20 for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.stream_cache_mb)
+    )
+    runner = flow_runner(
+        net,
+        cache_bytes=prompt_bytes + stream_bytes,
+        steps=settings.acoustic.flow_steps,
+        most_graphs=0 if settings.llm.disable_cudagraph else settings.acoustic.flow_graphs,
+    )
+    return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=runner)
 
 
 def _start_run(

@@ -80,7 +80,9 @@ class LLMSettings:
         False, "always take the most probable speech token: repeatable, but monotonous and prone to repetition"
     )
     prefix_cache: bool = setting(True, "reuse the KV pages of a common beginning ([sos][prompt text])")
-    disable_cudagraph: bool = setting(False, "on a GPU, launch every kernel of a decoding step by itself")
+    disable_cudagraph: bool = setting(
+        False, "on a GPU, launch every kernel of a decoding step and of a flow call by itself"
+    )
     graph_max_batch_size: int = setting(
         128, "largest batch of a recorded decoding step (CUDA graph); larger ones replay several", ge=1, le=1024
     )
@@ -115,6 +117,9 @@ class AcousticSettings:
     )
     boundary_wait_ms: float = setting(
         15.0, "a chunk, never the first, waits so long for the end of the text, to take its tail along", ge=0, le=1000
+    )
+    flow_graphs: int = setting(
+        48, "on a GPU, recorded flow calls (CUDA graphs) that are kept, the least recently used leave; 0: none", ge=0
     )
     max_batch: int = setting(16, "most streams joined in one flow or vocoder call", ge=1, le=64)
     prompt_alignment: Literal["aligned", "exact"] = setting(

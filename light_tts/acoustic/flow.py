@@ -68,6 +68,10 @@ class FlowDecoder:
         self.prompts = PromptCache(prompt_cache_bytes)
         self.stream_budget = ByteBudget(stream_cache_bytes)
 
+    def warm_up(self, max_rows: int) -> None:
+        """Get ready for the hops of up to so many streams, which may take seconds. When nobody else calls `decode`."""
+        self._runner.warm_up(max_rows)
+
     def open(self, prompt: FlowPrompt, *, steps: int = 10, guidance: float = 0.7, stream: bool = True) -> FlowStream:
         """A new utterance in this voice.
 

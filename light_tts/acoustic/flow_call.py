@@ -51,6 +51,7 @@ class FlowCall:
         memory:  the pool that all recorded calls share; they never run at the same time.
         """
         current = torch.cuda.current_stream()
+        self._inputs.fill([], is_chunked=True)  # recording computes, too, and must keep nothing
         self._mel = torch.empty_like(self._inputs.cond)
         stream.wait_stream(current)
         graph = torch.cuda.CUDAGraph()

@@ -74,7 +74,7 @@ def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int)
             runner = PagedRunner(
                 net, cache_bytes=cache_bytes, steps=steps, attention=triton_attention(), most_graphs=most_graphs
             )
-            runner.warm_up([CallSize(1, 1, runner.past_pages(0), steps)])
+            runner.record([CallSize(1, 1, runner.past_pages(0), steps)])
             return runner
         except Exception as error:  # whatever Triton or the driver says: speaking slowly is better than not at all
             reason = f"{type(error).__name__}: {error}"
@@ -134,25 +134,28 @@ class PagedRunner:
         return [mel[index, : 2 * row.num_tokens] for index, row in enumerate(rows)]
 
     @torch.inference_mode()
-    def warm_up(self, sizes: Iterable[CallSize]) -> None:
-        """Record calls ahead. On the thread that calls `run`, or before there is one."""
-        started_s = time.perf_counter()
+    def warm_up(self, max_rows: int) -> None:
+        """See FlowRunner."""
+        if self._most_graphs:
+            self.record(
+                CallSize(rows, chunks, self.past_pages(0, chunks), self.pool.steps)
+                for rows in ROWS
+                for chunks in _WARM_CHUNKS
+                if rows <= max_rows and rows * chunks * self._net.chunk_frames <= _MOST_FRAMES
+            )
+
+    @torch.inference_mode()
+    def record(self, sizes: Iterable[CallSize]) -> None:
+        """Record calls ahead, as many as are kept. Raises what the driver or the compiler raises."""
+        started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self._net.device)
         # The largest first: the others find their memory in what it leaves behind.
-        wanted = sorted(set(sizes) - set(self._recorded), key=lambda size: size.rows * size.chunks, reverse=True)
-        for size in wanted[: self._most_graphs]:
+        wanted = sorted(set(sizes) - set(self._recorded), key=self._work, reverse=True)[-self._most_graphs :]
+        for size in wanted:
             self._record(size)
         if wanted:
+            taken_mb = (torch.cuda.memory_reserved(self._net.device) - before_bytes) / 2**20
             elapsed_s = time.perf_counter() - started_s
-            logger.info("recorded %d CUDA graphs of flow calls in %.1f s", len(wanted), elapsed_s)
-
-    def common_sizes(self, max_rows: int, steps: int) -> list[CallSize]:
-        """Sizes of the hops that streams of one and more listeners make."""
-        return [
-            CallSize(rows, chunks, self.past_pages(0, chunks), steps)
-            for rows in ROWS
-            for chunks in _WARM_CHUNKS
-            if rows <= max_rows and rows * chunks * self._net.chunk_frames <= _MOST_FRAMES
-        ]
+            logger.info("recorded %d CUDA graphs of flow calls in %.1f s; %.0f MB", len(wanted), elapsed_s, taken_mb)
 
     def past_pages(self, num_past: int, chunks: int = 1) -> int:
         """Of a size whose rows have up to so many pages of past."""

@@ -121,7 +121,8 @@ class FlowInputs:
             self._fill_row(place, row)
         self.packed.copy_(self._packed_host, non_blocking=True)
         self._send_cond(rows)
-        torch.stack([row.speaker for row in rows], out=self.speaker[: len(rows)])
+        if rows:
+            torch.stack([row.speaker for row in rows], out=self.speaker[: len(rows)])
         if self._sent is not None:
             self._sent.record()
 

@@ -28,6 +28,9 @@ class FlowRunner(Protocol):
     def joins(self, group: Sequence[int], tokens: int) -> bool:
         """True when a row of so many tokens costs less in a run with these longer ones than by itself."""
 
+    def warm_up(self, max_rows: int) -> None:
+        """Get ready for the hops of up to so many streams. On the thread that calls `run`, or before there is one."""
+
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
         """Mel of each row's new tokens, [2 * num_tokens, 80] float32; see `flow_batch.run_rows`."""
 
@@ -50,6 +53,9 @@ class PlainRunner:
         """See FlowRunner."""
         most_padded = _MAX_PADDED_GPU if self._net.device.type == "cuda" else _MAX_PADDED_CPU
         return (len(group) + 1) * max(group) <= most_padded * (sum(group) + tokens)
+
+    def warm_up(self, max_rows: int) -> None:
+        """See FlowRunner; nothing to do."""
 
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
         """See FlowRunner."""

@@ -25,6 +25,7 @@ def measure_costs(
     Belongs to the thread that calls `flow.decode`, or comes before there is one. Stops before the call that, as it
     looks, would not end within `budget_s`; what was not timed is guessed from what was, and learnt in service.
     """
+    flow.warm_up(max_batch)
     start_s = time.monotonic()
     first_rows, first_tokens = CALLS[0]
     _timed_call(flow, vocoder, first_rows, first_tokens)  # pays for lazy set-up; its time says nothing

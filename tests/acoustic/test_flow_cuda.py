@@ -1,8 +1,13 @@
-"""The flow on a GPU: golden mel in float32, a crowd of cached streams like the CPU alone, bfloat16 close by."""
+"""The flow on a GPU: golden mel in float32, a crowd of cached streams like the CPU alone, bfloat16 close by.
+
+Each with plain calls, with calls over paged states, and with recorded ones.
+"""
 
 from __future__ import annotations
 
 import json
+import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,14 +15,27 @@ import torch
 from safetensors.torch import load_file
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
+from light_tts.acoustic.flow_graphs import PagedRunner, triton_attention, why_not
+from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.models.nets.flow_net import FlowNet, build_dit_flow, build_unet_flow
 from light_tts.types import FlowPrompt
+from tests.acoustic.tiny_flow import (
+    PLENTY,
+    STEPS,
+    assert_close,
+    grid_hops,
+    random_prompt,
+    random_tokens,
+    tiny_flow,
+    whole,
+)
 
 pytestmark = pytest.mark.gpu
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BUILDERS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
 layouts = pytest.mark.parametrize("layout", list(BUILDERS))
+runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded"])
 
 
 @pytest.fixture(autouse=True)
@@ -31,15 +49,27 @@ def load(layout: str, device: str, dtype: torch.dtype = torch.float32) -> FlowNe
     return BUILDERS[layout](config, load_file(GOLDEN / layout / "flow.safetensors"), dtype=dtype, device=device)
 
 
+def runner_of(net: FlowNet, kind: str, steps: int = 10) -> FlowRunner:
+    if kind == "plain":
+        return PlainRunner(net)
+    assert why_not(net) is None
+    graphs = 8 if kind == "recorded" else 0
+    return PagedRunner(net, cache_bytes=1 << 28, steps=steps, attention=triton_attention(), most_graphs=graphs)
+
+
+def decoder_of(net: FlowNet, kind: str) -> FlowDecoder:
+    return FlowDecoder(net, prompt_cache_bytes=1 << 27, stream_cache_bytes=1 << 27, runner=runner_of(net, kind))
+
+
 def stored(layout: str) -> tuple[FlowPrompt, torch.Tensor, torch.Tensor]:
     chain = load_file(GOLDEN / layout / "token2wav.safetensors")
     prompt = FlowPrompt("golden", chain["prompt_token"][0].long(), chain["prompt_feat"][0], chain["embedding"][0])
     return prompt, chain["token"][0].long(), chain["stream_constant_hop.mel"][0]
 
 
-def stream_all(net: FlowNet, prompt: FlowPrompt, tokens: torch.Tensor, count: int) -> list[torch.Tensor]:
+def stream_all(decoder: FlowDecoder, prompt: FlowPrompt, tokens: torch.Tensor, count: int) -> list[torch.Tensor]:
     """`count` equal streams, hop by hop on the grid, all hops of a turn in one call."""
-    decoder = FlowDecoder(net, prompt_cache_bytes=1 << 28, stream_cache_bytes=1 << 28)
+    net = decoder.net
     streams = [decoder.open(prompt) for _ in range(count)]
     parts: list[list[torch.Tensor]] = [[] for _ in range(count)]
     offset, size = 0, net.chunk_tokens + -len(prompt.tokens) % net.chunk_tokens
@@ -55,29 +85,99 @@ def stream_all(net: FlowNet, prompt: FlowPrompt, tokens: torch.Tensor, count: in
 
 
 @layouts
-def test_streamed_mel_is_the_golden_one(layout: str) -> None:
+@runners
+def test_streamed_mel_is_the_golden_one(layout: str, kind: str) -> None:
     prompt, tokens, expected = stored(layout)
-    for mel in stream_all(load(layout, "cuda"), prompt, tokens, count=3):
-        assert mel.shape == expected.shape
-        assert float((mel - expected).abs().max()) < 2e-4
+    decoder = decoder_of(load(layout, "cuda"), kind)
+    for _ in range(3):  # sizes are recorded when they are wanted again
+        for mel in stream_all(decoder, prompt, tokens, count=3):
+            assert mel.shape == expected.shape
+            assert float((mel - expected).abs().max()) < 2e-4
+    if isinstance(decoder._runner, PagedRunner):
+        assert (decoder._runner.num_recorded > 0) == (kind == "recorded")
 
 
 @layouts
-def test_offline_mel_is_the_golden_one(layout: str) -> None:
+@runners
+def test_offline_mel_is_the_golden_one(layout: str, kind: str) -> None:
     prompt, tokens, _ = stored(layout)
     expected = load_file(GOLDEN / layout / "token2wav.safetensors")["offline.mel"][0]
-    decoder = FlowDecoder(load(layout, "cuda"), prompt_cache_bytes=0, stream_cache_bytes=0)
-    hop = FlowHop(decoder.open(prompt, stream=False), tokens, 0, is_final=True, full_mask=True)
-    assert float((decoder.decode([hop])[0].cpu() - expected).abs().max()) < 2e-4
+    decoder = decoder_of(load(layout, "cuda"), kind)
+    for _ in range(3):
+        hop = FlowHop(decoder.open(prompt, stream=False), tokens, 0, is_final=True, full_mask=True)
+        assert float((decoder.decode([hop])[0].cpu() - expected).abs().max()) < 2e-4
 
 
 @layouts
-def test_bfloat16_is_close_alone_and_in_a_crowd(layout: str) -> None:
+@runners
+def test_bfloat16_is_close_alone_and_in_a_crowd(layout: str, kind: str) -> None:
     """The stated tolerance of half precision: 5 % of the mel spread on average, also between crowd and alone."""
     prompt, tokens, expected = stored(layout)
     net = load(layout, "cuda", torch.bfloat16)
-    alone = stream_all(net, prompt, tokens, count=1)[0]
+    alone = stream_all(decoder_of(net, kind), prompt, tokens, count=1)[0]
     spread = float(expected.std())
     assert float((alone - expected).abs().mean()) < 0.05 * spread
-    for mel in stream_all(net, prompt, tokens, count=16):
-        assert float((mel - alone).abs().mean()) < 0.05 * spread
+    decoder = decoder_of(net, kind)
+    for _ in range(2):
+        for mel in stream_all(decoder, prompt, tokens, count=16):
+            assert float((mel - alone).abs().mean()) < 0.05 * spread
+
+
+@layouts
+@pytest.mark.parametrize("seed", range(6))
+def test_recorded_hops_in_a_crowd_join_to_the_whole(layout: str, seed: int) -> None:
+    """Any schedule of hops, with room for states or without, through a ladder of recorded sizes that is too short."""
+    chance = random.Random(seed)
+    net = tiny_flow(layout, device="cuda")
+    num_bytes = chance.choice([0, 400_000, 1 << 27])
+    runner = PagedRunner(net, cache_bytes=num_bytes, steps=STEPS, attention=triton_attention(), most_graphs=3)
+    runner.warm_up(2)
+    decoder = FlowDecoder(net, prompt_cache_bytes=num_bytes, stream_cache_bytes=PLENTY, runner=runner)
+    for _ in range(3):
+        queues, expected = [], []
+        for number in range(chance.randint(1, 6)):
+            prompt = random_prompt(chance.randint(0, 17), seed=chance.randint(0, 1))
+            tokens = random_tokens(chance.randint(1, 60), seed=number)
+            full_mask = chance.random() < 0.2
+            stream = decoder.open(prompt, steps=STEPS)
+            chunks = [chance.randint(1, 3) for _ in range(chance.randint(0, 4))]
+            hops = grid_hops(stream, tokens, chunks)
+            queues.append([FlowHop(stream, tokens, 0, True, full_mask=True)] if full_mask else hops)
+            expected.append(whole(layout, prompt, tokens, full_mask=full_mask))
+        pieces: list[list[torch.Tensor]] = [[] for _ in queues]
+        while any(queues):
+            turn = [n for n, queue in enumerate(queues) if queue and chance.random() < 0.8]
+            for number, mel in zip(turn, decoder.decode([queues[n].pop(0) for n in turn]), strict=True):
+                pieces[number].append(mel.cpu())
+        for parts, mel in zip(pieces, expected, strict=True):
+            assert_close(torch.cat(parts, dim=1), mel, tolerance=5e-4)
+    assert 0 < runner.num_recorded <= 3
+
+
+def test_recording_does_not_mind_another_thread_that_computes() -> None:
+    net = load("cosyvoice3_tiny", "cuda")
+    stop, failures = threading.Event(), []
+
+    def compute() -> None:
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                x = torch.randn(64, 64, device="cuda")
+                while not stop.is_set():
+                    x = torch.tanh(x @ x)
+                    x.sum().item()
+                    torch.empty(random.randint(1, 1 << 22), device="cuda")
+        except RuntimeError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        runner = runner_of(net, "recorded")
+        runner.warm_up(4)
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+    prompt, tokens, expected = stored("cosyvoice3_tiny")
+    decoder = FlowDecoder(net, prompt_cache_bytes=1 << 27, stream_cache_bytes=1 << 27, runner=runner)
+    assert float((stream_all(decoder, prompt, tokens, count=2)[1] - expected).abs().max()) < 2e-4

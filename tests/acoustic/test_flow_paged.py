@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from light_tts.acoustic.flow import FlowHop
+from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_graphs import PagedRunner, flow_runner
+from light_tts.acoustic.flow_inputs import CallSize, FlowInputs
 from light_tts.acoustic.flow_runner import PlainRunner
 from light_tts.kernels.flow_attention import paged_chunk_attention_plain
 from tests.acoustic.tiny_flow import (
@@ -143,3 +145,18 @@ def test_without_a_gpu_or_graphs_the_plain_runner_serves() -> None:
     for most_graphs in (0, 8):
         runner = flow_runner(net, cache_bytes=PLENTY, steps=STEPS, most_graphs=most_graphs)
         assert isinstance(runner, PlainRunner)
+
+
+@layouts
+def test_rows_that_only_fill_a_size_keep_nothing(layout: str) -> None:
+    """Recording computes such rows while pages are in use by streams."""
+    net, pool = tiny_flow(layout), paged(layout, 2).pool
+    levels = [pool.tokens, pool.frames, pool.estimator]
+    before = [tensor[: pool.num_pages].clone() for level in levels for tensor in level[:2]]
+    inputs = FlowInputs(net, CallSize(2, 1, 2, STEPS))
+    inputs.fill([], is_chunked=True)
+    call = FlowCall(net, pool, inputs.size, paged_chunk_attention_plain)
+    call._inputs = inputs
+    assert call._compute().isfinite().all()
+    after = [tensor[: pool.num_pages] for level in levels for tensor in level[:2]]
+    assert all(torch.equal(old.nan_to_num(7.0), new.nan_to_num(7.0)) for old, new in zip(before, after, strict=True))
