@@ -80,6 +80,8 @@ class AudioStream:
 
     Leaving a `with` / `async with` block cancels what is still running. `on_cancel`, `on_read` and `on_drained` are the
     engine's: stop the work; room for more chunks; nothing will be read any more. `trace` is None unless one is made.
+
+    A request counts as running until its last chunk has been read; after `hold`, until `cancel`.
     """
 
     def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int) -> None:
@@ -97,6 +99,7 @@ class AudioStream:
         self._finished = False  # the writer's side has ended
         self._drained = False  # the reader has seen the end
         self._is_left = False  # the reader was told of, or gave up
+        self._is_held = False
 
     # the engine's side
 
@@ -163,6 +166,10 @@ class AudioStream:
 
     # the reader's side
 
+    def hold(self) -> None:
+        """The reader passes the audio on, which takes its time; it will say by `cancel` when that is done."""
+        self._is_held = True
+
     def cancel(self) -> None:
         """Stop the work of this request. May be called at any time, from any thread, more than once."""
         with self._lock:
@@ -228,12 +235,13 @@ class AudioStream:
     def _opened(self, item: AudioChunk | LightTTSError) -> AudioChunk:
         if isinstance(item, LightTTSError):
             self._drained = True
-            self._leave()
+            if not self._is_held:
+                self._leave()
             raise item
         self._mark("sent", item)
         self._drained = item.is_last
         if self.on_read is not None:
             self.on_read()
-        if item.is_last:
+        if item.is_last and not self._is_held:
             self._leave()
         return item

@@ -181,9 +181,8 @@ class TTSEngine:
 
     def health(self) -> dict[str, Any]:
         """A snapshot for health pages; cheap, takes no lock of the models."""
-        down = self._supervisor.down()
         admission = self._intake.admission
-        error = f"{' and '.join(down)}: the thread has died" if down else None
+        error = self._supervisor.complaint(self.settings.engine.stall_timeout_s)
         return {
             "ready": self.is_ready,
             "error": error,
@@ -241,7 +240,7 @@ class TTSEngine:
         def prepare(narration: Narration) -> None:
             self._speak(narration, llm, request, self._frontend.prepare(request))
 
-        self._intake.begin(stream, prepare, trace)
+        self._intake.begin(stream, prepare, trace, takes_place=not request.is_probe)
         return stream
 
     def open_text_stream(self, request: SynthesisRequest, *, trace: RequestTrace | None = None) -> TextAudioStream:

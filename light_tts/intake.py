@@ -6,6 +6,7 @@ The same for every kind of request; what is prepared is the engine's business.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -95,16 +96,22 @@ class Intake:
         takes_place:  False for work that nobody waits for: it is let in beside the places.
         """
         stream.trace = trace
+        traced: Callable[[], None] | None = None
         if trace is None and self._settings.trace_dir is not None:
             stream.trace = RequestTrace(stream.request_id)
-            stream.on_drained = partial(self._write_trace, stream.trace, self._settings.trace_dir)
+            traced = partial(self._write_trace, stream.trace, self._settings.trace_dir)
+        stay = _Stay(partial(self._leave, stream))
         gap_samples = round(self._settings.sentence_gap_ms * SAMPLE_RATE_HZ / 1000.0)
-        narration = Narration(
-            stream, self._decoder, partial(self._leave, stream), self._when_revived, gap_samples=gap_samples
-        )
+        narration = Narration(stream, self._decoder, stay.work_ended, self._when_revived, gap_samples=gap_samples)
         stream.on_cancel = narration.cancel
         stream.on_read = narration.wake
-        self._deadlines.add(stream, stream.deadline_s, lambda: narration.fail(stream.deadline_error()))
+        stream.on_drained = partial(stay.reader_left, traced)
+
+        def expire() -> None:
+            narration.fail(stream.deadline_error())
+            stay.end()  # also when nobody ever reads it
+
+        self._deadlines.add(stream, stream.deadline_s, expire)
         enter = self.admission.enter if takes_place else self.admission.enter_extra
         try:
             enter(stream, partial(self._submit, narration, prepare))
@@ -128,6 +135,36 @@ class Intake:
             self._pool.submit(_write_trace, trace, directory)
         except RuntimeError:
             _write_trace(trace, directory)
+
+
+class _Stay:
+    """A request inside: until its work has ended and its reader is done with it, whichever comes last."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave = leave  # idempotent
+        self._lock = threading.Lock()
+        self._is_working = True
+        self._is_being_read = True
+
+    def work_ended(self) -> None:
+        with self._lock:
+            self._is_working = False
+            is_over = not self._is_being_read
+        if is_over:
+            self._leave()
+
+    def reader_left(self, traced: Callable[[], None] | None) -> None:
+        with self._lock:
+            self._is_being_read = False
+            is_over = not self._is_working
+        if is_over:
+            self._leave()
+        if traced is not None:
+            traced()
+
+    def end(self) -> None:
+        """Whatever is still going on."""
+        self._leave()
 
 
 def _run(narration: Narration, prepare: Prepare) -> None:

@@ -189,6 +189,9 @@ class EngineSettings:
     max_restarts: int = setting(
         3, "times within ten minutes that a stage whose thread died is started again before it stays down", ge=0
     )
+    stall_timeout_s: float = setting(
+        120.0, "a stage that works on one step for longer than this counts as hung: health checks fail", ge=1
+    )
     gpu_memory_utilization: float | None = setting(
         None,
         "most of the GPU's memory that this process takes, as a share; none: what the settings need",

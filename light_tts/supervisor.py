@@ -24,6 +24,7 @@ class Stage(Protocol):
     """Work behind a thread of its own, which calls `on_death` as its last act when it breaks."""
 
     on_death: Callable[[], None]
+    busy_since_s: float | None  # of `time.monotonic`: when the step began that it works on; None: it waits for work
 
     def start(self) -> None:
         """Start the thread; after a failure with fresh states."""
@@ -76,6 +77,14 @@ class Supervisor:
     def down(self) -> list[str]:
         """Names of the stages that do not work now."""
         return [name for name, stage in self._stages.items() if not stage.is_alive]
+
+    def complaint(self, stall_timeout_s: float) -> str | None:
+        """What is wrong with the stages: those that do not work, and those whose step takes longer than that."""
+        if down := self.down():
+            return f"{' and '.join(down)}: the thread has died"
+        begun_s = time.monotonic() - stall_timeout_s
+        stuck = [name for name, stage in self._stages.items() if (stage.busy_since_s or begun_s) < begun_s]
+        return f"{' and '.join(stuck)}: no end of a step for {stall_timeout_s:g} s" if stuck else None
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -116,6 +116,7 @@ class SynthesisRequest:
     timeout_s:      ends the request earlier than the configured limit does; None leaves it at that.
     phrase_cache:   True: a short text in a registered voice may be answered from the cache of phrases, and is kept
                     there; False: never; None: as configured (short_cache_all). A given seed always means never.
+    is_probe:       of a health check: served at once, beside the places that others wait for.
     """
 
     text: str
@@ -132,6 +133,7 @@ class SynthesisRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     timeout_s: float | None = None
     phrase_cache: bool | None = None
+    is_probe: bool = False
     request_id: str = ""
 
 

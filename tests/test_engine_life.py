@@ -106,6 +106,45 @@ def test_a_deadline_ends_requests_that_run_and_requests_that_wait(engine: TTSEng
         assert stream.stats.finish == "error"
 
 
+def test_a_request_keeps_its_place_until_its_reader_is_done(engine: TTSEngine) -> None:
+    first, second = (engine.submit(SynthesisRequest(TEXT, stream=False, seed=k)) for k in (1, 2))
+    second.hold()
+    wait_until(lambda: first.is_finished and second.is_finished, "they were never spoken")
+    assert engine.health()["running"] == 2
+    assert list(first)
+    assert list(second)
+    assert engine.health()["running"] == 1, "the second is still being passed on"
+    second.cancel()
+    assert second.stats.finish == "stop"
+    wait_until(lambda: is_empty(engine), "a place was not given back")
+
+
+def test_a_request_that_nobody_reads_gives_its_place_back_at_its_deadline(engine: TTSEngine) -> None:
+    stream = engine.submit(SynthesisRequest(TEXT, stream=False, seed=1, timeout_s=60.0))
+    stream.hold()
+    wait_until(lambda: stream.is_finished, "it was never spoken")
+    engine._intake._deadlines._pending[engine._intake._deadlines._number_of[stream]]()
+    assert engine.health()["running"] == 0
+    assert len(engine._intake._deadlines) == 0
+
+
+def test_a_health_check_is_spoken_beside_the_places(engine: TTSEngine) -> None:
+    streams = [engine.submit(SynthesisRequest(LONG_TEXT, seed=k)) for k in range(5)]
+    with pytest.raises(Overloaded):
+        engine.submit(SynthesisRequest(TEXT))
+    assert samples_of(engine.submit(SynthesisRequest(TEXT, seed=1, is_probe=True))).size
+    for stream in streams:
+        stream.cancel()
+    wait_until(lambda: is_empty(engine), "a place was not given back")
+
+
+def test_a_step_without_an_end_is_told(engine: TTSEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine._decoder.busy_since_s is None
+    monkeypatch.setattr(engine._decoder, "busy_since_s", time.monotonic() - 1000.0)
+    health = engine.health()
+    assert (health["ready"], health["error"]) == (False, "acoustic: no end of a step for 120 s")
+
+
 # cancelling
 
 
@@ -305,12 +344,16 @@ def test_a_request_whose_hops_cannot_be_computed_ends_alone(engine: TTSEngine, m
 
 def test_a_drained_engine_finishes_what_it_has_and_takes_no_more(tmp_path: object) -> None:
     with load(tmp_path) as engine:
+        heard: list[np.ndarray] = []
         running = engine.submit(SynthesisRequest(TEXT, seed=1))
         assert not engine.drain(0.0)
         with pytest.raises(Overloaded, match="shutting down"):
             engine.submit(SynthesisRequest(TEXT))
+        reader = threading.Thread(target=lambda: heard.append(samples_of(running)))
+        reader.start()
         assert engine.drain(WAIT_S)
-        assert samples_of(running).size
+        reader.join()
+        assert heard[0].size
         assert not engine.health()["ready"]
 
 

@@ -65,6 +65,7 @@ class AcousticDecoder:
         self._unexpected: Exception | None = None  # of the call that is running
         self.on_death: Callable[[], None] = _nothing  # the thread died; its runs have failed with StageLost by then
         self.error: BaseException | None = None  # set when the thread died
+        self.busy_since_s: float | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -139,10 +140,13 @@ class AcousticDecoder:
                     work = self._wait_for_work()
                     if work is None:
                         break
+                    self.busy_since_s = time.monotonic()
                     self._serve(work)
+                    self.busy_since_s = None
         except BaseException as error:
             logger.exception("the acoustic decoder's thread died")
             self.error = error
+        self.busy_since_s = None
         with self._condition:
             runs, self._runs = list(self._runs.values()), {}
         for run in runs:

@@ -62,10 +62,12 @@ class LLMStats:
 class SpeechTokenBackend(Protocol):
     """Makes speech tokens for many runs at once. Any thread may call; sinks are called on the backend's own.
 
-    on_death:  called when the backend broke; its runs have failed with StageLost by then.
+    on_death:      called when the backend broke; its runs have failed with StageLost by then.
+    busy_since_s:  of `time.monotonic`: when the step began that is being worked on; None while there is nothing to do.
     """
 
     on_death: Callable[[], None]
+    busy_since_s: float | None
 
     def start(self) -> None:
         """Begin to work."""

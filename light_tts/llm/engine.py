@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,6 +70,7 @@ class SpeechTokenEngine:
         self._mix_ratio = mix_ratio
         self._events = events
         self.on_death: Callable[[], None] = _nothing
+        self.busy_since_s: float | None = None
         self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
         self._runner = ModelRunner(
             lm,
@@ -283,9 +285,12 @@ class SpeechTokenEngine:
     def _work(self) -> None:
         try:
             while self._has_work():
+                self.busy_since_s = time.monotonic()
                 self._is_idle = not self.step()
+                self.busy_since_s = None
         except Exception as error:
             logger.exception("the language model's thread broke; its runs fail")
+            self.busy_since_s = None
             with self._wake:
                 self._error = error
             self._fail_all(_failure(StageLost, error))

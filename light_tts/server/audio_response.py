@@ -60,6 +60,7 @@ class AudioResponse(Response):
         self._send_timeout_s = send_timeout_s
         self._framing = framing or RawFraming()
         self._is_started = False
+        stream.hold()  # what has been read is not sent yet
         record.stats = stream.stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

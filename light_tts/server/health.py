@@ -88,7 +88,7 @@ def _health_body(
 
 
 async def _deep_check_error(state: ServerState) -> str | None:
-    request = SynthesisRequest(DEEP_CHECK_TEXT, voice=state.settings.server.default_voice)
+    request = SynthesisRequest(DEEP_CHECK_TEXT, voice=state.settings.server.default_voice, is_probe=True)
     try:
         async with asyncio.timeout(DEEP_CHECK_TIMEOUT_S), state.ready_engine().submit(request) as stream:
             async for chunk in stream:
