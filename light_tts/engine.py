@@ -176,16 +176,15 @@ class TTSEngine:
 
     @property
     def is_ready(self) -> bool:
-        """True while requests can be served: every stage lives, and the engine does not drain."""
-        return not self._supervisor.down() and not self._intake.admission.is_stopped
+        """True while requests can be served: every stage lives and makes its steps, and the engine does not drain."""
+        return self._complaint() is None and not self._intake.admission.is_stopped
 
     def health(self) -> dict[str, Any]:
         """A snapshot for health pages; cheap, takes no lock of the models."""
         admission = self._intake.admission
-        error = self._supervisor.complaint(self.settings.engine.stall_timeout_s)
         return {
             "ready": self.is_ready,
-            "error": error,
+            "error": self._complaint(),
             "draining": admission.is_stopped,
             "running": admission.num_running,
             "queued": admission.num_waiting,
@@ -283,6 +282,9 @@ class TTSEngine:
         return stream
 
     # inside
+
+    def _complaint(self) -> str | None:
+        return self._supervisor.complaint(self.settings.engine.stall_timeout_s)
 
     def _llm_for(self, model: str) -> SpeechTokenEngine:
         if model in ("", "default"):

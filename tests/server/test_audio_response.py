@@ -76,6 +76,27 @@ def test_a_client_that_leaves_frees_its_work_before_the_first_byte(base_url, eng
     check_that_leaving_cancels(base_url, engine, path, body, lambda connection: wait_for(lambda: engine.running))
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_counts_until_its_last_byte_is_taken(app, engine, stream):
+    taken = asyncio.Event()
+    body = json.dumps({"tts_text": "a", "stream": stream}).encode()
+
+    incoming = asyncio.Queue()
+    incoming.put_nowait({"type": "http.request", "body": body})
+
+    async def send(message):
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await taken.wait()
+
+    scope = {"type": "http", "method": "POST", "path": ZERO_SHOT, "query_string": b"", "headers": []}
+    answering = asyncio.create_task(app({**scope, "http_version": "1.1", "raw_path": b""}, incoming.get, send))
+    await asyncio.to_thread(wait_for, lambda: engine.streams and engine.streams[0]._drained)
+    assert not engine.streams[0]._is_left
+    taken.set()
+    await answering
+    assert engine.streams[0]._is_left
+
+
 def test_a_client_that_leaves_in_the_middle_frees_its_work(base_url, engine):
     engine.stall_after = 1
     body = b'{"input": "a", "response_format": "pcm"}'
