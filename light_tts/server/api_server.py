@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -18,13 +19,17 @@ from fastapi import FastAPI
 from light_tts.errors import ConfigError, LightTTSError
 from light_tts.logs import configure_logging
 from light_tts.server.app import create_app
+from light_tts.server.draining_server import DrainingServer
 from light_tts.server.errors import BrokenAnswer
+from light_tts.server.health_monitor import HealthMonitor
 from light_tts.server.stats_log import StatsLog
 from light_tts.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
+ILLNESS_STATUS = 1
+ILLNESS_GRACE_S = 10.0
 
 
 def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
@@ -40,16 +45,28 @@ def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     listener = listen(settings.server.host, settings.server.port)
     app = create_app(None, settings)
-    server = uvicorn.Server(server_config(app, settings))
+    config = server_config(app, settings)
+    server = DrainingServer(config, app.state.server.sessions, drain_timeout_s=settings.server.drain_timeout_s)
     loading = _Loading(app, server, settings)
+    illness = _Illness(server)
+    monitor = HealthMonitor(
+        settings.server.host,
+        settings.server.port,
+        interval_s=settings.server.health_check_interval_s,
+        on_illness=illness.end,
+    )
     _ignore_repeated_signals()
     loading.start()
+    if settings.server.health_monitor:
+        monitor.start()
+    logger.info("loop: %s", getattr(config.get_loop_factory(), "__module__", "asyncio"))
     try:
         server.run(sockets=[listener])
     finally:
+        monitor.close()
         listener.close()
         loading.close()
-    return 0
+    return illness.exit_status
 
 
 def main() -> int:
@@ -97,6 +114,26 @@ def listen(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}:{port}: {error.strerror}. Stop what uses the port, or choose another --port."
         ) from None
     return listener
+
+
+class _Illness:
+    """Ends a server whose health checks fail, so that whoever watches the process starts it again."""
+
+    def __init__(self, server: DrainingServer) -> None:
+        self.exit_status = 0
+        self._server = server
+
+    def end(self) -> None:
+        """On the monitor's thread."""
+        if self._server.should_exit:
+            return
+        logger.error("the server stays ill and ends with status %d", ILLNESS_STATUS)
+        self.exit_status = ILLNESS_STATUS
+        self._server.hurry()
+        # A process whose threads hang cannot end in order.
+        backstop = threading.Timer(ILLNESS_GRACE_S, os._exit, [ILLNESS_STATUS])
+        backstop.daemon = True
+        backstop.start()
 
 
 class _Loading:

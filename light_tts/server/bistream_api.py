@@ -36,8 +36,12 @@ router = APIRouter()
 @router.websocket("/inference_zero_shot_bistream")
 async def inference_zero_shot_bistream(socket: WebSocket) -> None:
     """One session: see the module."""
-    record = request_record(socket)
-    session = _Session(socket, server_state(socket), record)
+    state, record = server_state(socket), request_record(socket)
+    session = _Session(socket, state, record)
+    task = asyncio.current_task()
+    assert task is not None
+    state.sessions.add(task)
+    task.add_done_callback(state.sessions.discard)
     await socket.accept()
     try:
         await session.run()

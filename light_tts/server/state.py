@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,14 @@ class ServerState:
     engine:          None while it loads. Written once, by the thread that loads.
     created_at:      Unix time of the start.
     observer:        counts the requests. Set by `create_app`.
+    sessions:        tasks of the WebSocket sessions that are open.
     """
 
     settings: Settings
     engine: SpeechEngine | None = None
     created_at: int = field(default_factory=lambda: int(time.time()))
     observer: RequestObserver = field(init=False)
+    sessions: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def health(self) -> dict[str, Any]:
         """The engine's own health, or the reason why there is none. Blocks as the engine's does."""

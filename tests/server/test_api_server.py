@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import websockets
 
 from light_tts.errors import ConfigError
 from light_tts.server.api_server import _is_news, listen
@@ -44,7 +45,7 @@ module.TTSEngine = TTSEngine
 sys.modules["light_tts.engine"] = module
 from light_tts.server.api_server import run
 try:
-    sys.exit(run(Settings(server=ServerSettings(port={port}, drain_timeout_s={drain_s}))))
+    sys.exit(run(Settings(server=ServerSettings(port={port}, drain_timeout_s={drain_s}, **{server}))))
 except LightTTSError as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
@@ -56,9 +57,9 @@ def free_port():
 
 
 @contextlib.contextmanager
-def child(*, load_s=0.0, chunks=10, drain_s=10.0, is_broken=False):
+def child(*, load_s=0.0, chunks=10, drain_s=10.0, is_broken=False, **server):
     port = free_port()
-    code = CHILD.format(load_s=load_s, chunks=chunks, port=port, drain_s=drain_s, is_broken=is_broken)
+    code = CHILD.format(load_s=load_s, chunks=chunks, port=port, drain_s=drain_s, is_broken=is_broken, server=server)
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
     process = subprocess.Popen(
@@ -79,6 +80,17 @@ def wait_for_status(url, status, timeout_s=20):
                 return
         time.sleep(0.02)
     raise AssertionError(f"{url} never answered {status}")
+
+
+def wait_until_refused(url, timeout_s=20):
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        try:
+            httpx2.get(url + "/liveness")
+        except httpx2.TransportError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server still accepts connections")
 
 
 def test_it_answers_while_loading_and_exits_with_0_when_told_to_stop():
@@ -103,6 +115,68 @@ def test_a_running_request_is_finished_before_the_exit():
     assert process.returncode == 0
     assert log.count("request done") == 1
     assert "finish=stop" in log
+
+
+async def test_a_session_over_a_websocket_is_finished_before_the_exit():
+    with child() as (process, url):
+        await asyncio.to_thread(wait_for_status, url + "/readiness", 200)
+        async with websockets.connect(url.replace("http", "ws") + "/inference_zero_shot_bistream") as session:
+            await session.send('{"spk_id": "en_male", "tts_text": "one"}')
+            assert await session.recv()
+            process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(wait_until_refused, url)
+            await session.send('{"tts_text": "two", "finish": true}')
+            assert await session.recv()
+            await session.wait_closed()
+            assert session.close_code == 1000
+        _, log = await asyncio.to_thread(process.communicate, timeout=15)
+    assert process.returncode == 0, log
+
+
+async def test_sessions_have_no_longer_than_the_drain():
+    with child(drain_s=0.2) as (process, url):
+        await asyncio.to_thread(wait_for_status, url + "/readiness", 200)
+        async with websockets.connect(url.replace("http", "ws") + "/inference_zero_shot_bistream") as session:
+            await session.send('{"spk_id": "en_male"}')
+            process.send_signal(signal.SIGTERM)
+            await session.wait_closed()
+            assert session.close_code == 1012
+        await asyncio.to_thread(process.communicate, timeout=15)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(second):
+    with child(drain_s=600.0, chunks=100_000) as (process, url):
+        wait_for_status(url + "/readiness", 200)
+
+        def stop():
+            process.send_signal(signal.SIGINT)
+            wait_until_refused(url)
+            process.send_signal(second)
+
+        threading.Timer(0.2, stop).start()
+        with pytest.raises(httpx2.TransportError):
+            httpx2.post(url + "/inference_zero_shot", data={"tts_text": "a", "stream": "true"})
+        process.communicate(timeout=15)
+    assert process.returncode == 0
+
+
+def test_an_ill_server_ends_itself_when_it_is_watched():
+    with child(load_s=0.5, health_monitor=True, health_check_interval_s=0.1, debug_health_fails=True) as (process, _):
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "health check 3 of 3 failed: debug_health_fails is set" in log
+    assert log.index("ready on") < log.index("health check 1 of 3 failed")
+
+
+def test_the_log_says_which_loop_runs():
+    with child() as (process, url):
+        wait_for_status(url + "/readiness", 200)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=15)
+    assert "loop: uvloop" in log
+    assert " debug " not in log.lower()
 
 
 def test_the_drain_has_a_limit():
