@@ -26,7 +26,7 @@ from light_tts.acoustic.vocoder_graph import fastest_vocoder
 from light_tts.acoustic.warm_up import measure_costs
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
-from light_tts.engine_health import acoustic_health, gpu_memory, llm_health
+from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, resident_bytes
 from light_tts.errors import UnknownModel
 from light_tts.events import NO_EVENTS, EngineEvents
 from light_tts.frontend.frontend import Frontend
@@ -196,6 +196,7 @@ class TTSEngine:
             "acoustic": acoustic_health(self._decoder),
             "voice_cache": asdict(self._frontend.voice_cache_stats()),
             "phrase_cache": asdict(self._phrases.stats()),
+            "resident_bytes": resident_bytes(),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
         }
 

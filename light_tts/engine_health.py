@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,15 @@ def acoustic_health(decoder: AcousticDecoder) -> dict[str, int]:
         "prompt_cache_bytes": decoder.flow.prompts.used_bytes,
         "stream_cache_bytes": decoder.flow.stream_budget.used_bytes,
     }
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def gpu_memory(device: torch.device) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from light_tts.bench.target import SpeechOptions, SpeechRequest
+from light_tts.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ def _speech_json(request: SpeechRequest, options: SpeechOptions) -> HttpBody:
     return HttpBody(json=body | {name: _json_value(word) for name, word in options.fields})
 
 
+def _short_json(request: SpeechRequest, options: SpeechOptions) -> HttpBody:
+    """Short texts in registered voices. No seed: with one, every answer would be spoken anew.
+
+    Raises ConfigError for a recording, which that endpoint does not take.
+    """
+    if options.prompt_audio is not None:
+        raise ConfigError("The dialect 'short' speaks with registered voices; give --voice instead of --prompt-wav.")
+    body: dict[str, Any] = {"text": request.text, "stream": options.stream}
+    if options.voice is not None:
+        body["voice_template"] = options.voice
+    return HttpBody(json=body | {name: _json_value(word) for name, word in options.fields})
+
+
 def _json_value(word: str) -> Any:
     """`5` and `true` as what they look like, anything else as a string."""
     try:
@@ -75,5 +89,6 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (
         Dialect("lighttts", "/inference_zero_shot", _zero_shot_form),
         Dialect("openai", "/v1/audio/speech", _speech_json),
+        Dialect("short", "/inference_short", _short_json),
     )
 }

@@ -33,11 +33,11 @@ class Transport:
                 limit=profile.limit,
                 limit_per_host=profile.limit_per_host,
                 ttl_dns_cache=profile.dns_cache_s,
-                keepalive_timeout=profile.keep_alive_s,
+                **({"keepalive_timeout": profile.keep_alive_s} if profile.keep_alive_s else {"force_close": True}),
             ),
             timeout=aiohttp.ClientTimeout(total=profile.total_s, connect=profile.connect_s, sock_read=profile.read_s),
             headers=headers,
-            trace_configs=[self._counting()],
+            trace_configs=[self._watching()],
         )
 
     @contextlib.asynccontextmanager
@@ -72,18 +72,26 @@ class Transport:
         await self.session.close()
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
+        seen: dict[str, bool] = {}
         try:
-            return await self.session.request(method, self._base_url + path, **body)
-        except aiohttp.ServerDisconnectedError:
-            # The server closed a kept connection in the moment of its reuse; nothing of an answer had come.
-            return await self.session.request(method, self._base_url + path, **body)
+            return await self.session.request(method, self._base_url + path, trace_request_ctx=seen, **body)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not seen.get("is_reused"):
+                raise
+        # The server closed a kept connection in the moment of its reuse; nothing of an answer had come.
+        return await self.session.request(method, self._base_url + path, **body)
 
-    def _counting(self) -> aiohttp.TraceConfig:
-        async def count(*_: object) -> None:
+    def _watching(self) -> aiohttp.TraceConfig:
+        async def opened(*_: object) -> None:
             self.num_connections_opened += 1
 
+        async def reused(_: aiohttp.ClientSession, context: Any, __: object) -> None:
+            if context.trace_request_ctx is not None:
+                context.trace_request_ctx["is_reused"] = True
+
         trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(count)
+        trace.on_connection_create_end.append(opened)
+        trace.on_connection_reuseconn.append(reused)
         return trace
 
 

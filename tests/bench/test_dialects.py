@@ -2,8 +2,11 @@
 
 import base64
 
+import pytest
+
 from light_tts.bench.dialects import DIALECTS
 from light_tts.bench.target import SpeechOptions, SpeechRequest
+from light_tts.errors import ConfigError
 
 REQUEST = SpeechRequest("你好", seed=7)
 
@@ -45,3 +48,15 @@ def test_speech_json() -> None:
     }
     assert (json["speed"], json["user"]) == (1.5, "me")
     assert "voice" not in json
+
+
+def test_short_json_names_a_voice_and_no_seed() -> None:
+    options = SpeechOptions(stream=False, voice="anna", fields=(("cache", "false"),))
+    assert DIALECTS["short"].body(REQUEST, options).json == {
+        "text": "你好",
+        "stream": False,
+        "voice_template": "anna",
+        "cache": False,
+    }
+    with pytest.raises(ConfigError, match="--voice"):
+        DIALECTS["short"].body(REQUEST, SpeechOptions(prompt_audio=b"RIFF"))
