@@ -81,13 +81,13 @@ class LLMSettings:
     )
     prefix_cache: bool = setting(True, "reuse the KV pages of a common beginning ([sos][prompt text])")
     disable_cudagraph: bool = setting(
-        False, "on a GPU, launch every kernel of a decoding step and of a flow call by itself"
+        False, "on a GPU, launch every kernel of a language model step and of a flow call by itself"
     )
     graph_max_batch_size: int = setting(
-        128, "largest batch of a recorded decoding step (CUDA graph); larger ones replay several", ge=1, le=1024
+        128, "sequences of the largest recorded step (CUDA graph); larger steps replay several", ge=1, le=1024
     )
     graph_warmup_iterations: int = setting(
-        1, "times that a decoding step runs before it is recorded as a CUDA graph", ge=1, le=1000
+        1, "times that a step runs before it is recorded as a CUDA graph", ge=1, le=1000
     )
     kv_cache_dtype: Literal["auto", "int8"] = setting(
         "auto", "precision of cached keys and values; auto: that of the language model"

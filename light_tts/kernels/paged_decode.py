@@ -41,7 +41,7 @@ def decode_attention_plain(
     """
     num_rows, twice_kv_heads, head_dim = key_value.shape
     keys, values = key_value.chunk(2, dim=1)
-    query, key_value = _rotated(query, rotation), torch.cat([_rotated(keys, rotation), values], dim=1)
+    query, key_value = rotated(query, rotation), torch.cat([rotated(keys, rotation), values], dim=1)
     cache.index_copy_(0, pages.slots, key_value.flatten(1))
     width = int(pages.table_width)
     table = pages.table[: num_rows * width].view(num_rows, width)
@@ -55,7 +55,8 @@ def decode_attention_plain(
     return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=visible[:, None, None]).flatten(1)
 
 
-def _rotated(heads: Tensor, rotation: Tensor) -> Tensor:
+def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Rotary position embedding of [N, H, D], pairs as neighbours, by the [N, D / 2, 2] cosines and sines."""
     even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     cosine, sine = rotation[:, None].unbind(-1)
     rotated = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)

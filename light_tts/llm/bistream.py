@@ -71,6 +71,16 @@ class BiStreamLayout:
         allowed = self._ids.eos if self._is_final else self._ids.fill
         return (self._ids.num_codes, allowed), (allowed + 1, self._ids.head_size)
 
+    @property
+    def continues_with_code(self) -> bool:
+        """Unless the code fills its block or is the last one allowed."""
+        fills_block = not self._is_final and self._num_in_block + 1 == self._speech_block
+        return self.wants_sample and not fills_block and not self._is_last(self._num_emitted + 1, len(self.rows) + 1)
+
+    def blocked_at(self, step: int) -> tuple[Blocked, int]:
+        """See `Layout.blocked_at`; the end of the text may change it at any time."""
+        return self.blocked, step
+
     def append(self, text_ids: Iterable[int]) -> None:
         """More text; after `finish` it is ignored."""
         if self._text_has_ended:
@@ -108,9 +118,13 @@ class BiStreamLayout:
             self.history.append(self._ids.fill)  # the block is full: `fill` without a sample
             self._text_is_due = True
             self._settle()
-        most = max(MIN_LENGTH_CAP, MAX_CODES_PER_TEXT_ID * self._num_received)
-        if self._num_emitted >= most or len(self.rows) >= self._max_rows:
+        if self._is_last(self._num_emitted, len(self.rows)):
             self.finish_reason = FinishReason.LENGTH
+
+    def _is_last(self, num_emitted: int, num_rows: int) -> bool:
+        """True when no code may follow so many codes and rows."""
+        most = max(MIN_LENGTH_CAP, MAX_CODES_PER_TEXT_ID * self._num_received)
+        return num_emitted >= most or num_rows >= self._max_rows
 
     def _settle(self) -> None:
         """Turn everything that is due into rows."""

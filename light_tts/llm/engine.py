@@ -1,4 +1,7 @@
-"""The built-in backend: many runs at once on one network. A step is *schedule, run, sample, hand over*.
+"""The built-in backend: many runs at once on one network. A step is *schedule, launch, sample, hand over*.
+
+Where steps are recorded, the next one is launched before the ids of the last are handed over, so that the device never
+waits for the host: a run goes on as if its id were a code, and what was computed for one that is none is dropped.
 
 One thread owns the scheduler, the pages and every sequence. Other threads leave commands and wake it; when there is
 nothing to compute it sleeps until the next command.
@@ -21,13 +24,14 @@ from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
 from light_tts.llm.bistream import BiStreamLayout
 from light_tts.llm.block_manager import BlockManager
 from light_tts.llm.handles import RunInProgress, TextRunInProgress
-from light_tts.llm.isolation import IsolatingRunner
+from light_tts.llm.isolation import IsolatingRunner, StepInProgress
 from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import Layout, OneWayLayout
-from light_tts.llm.model_runner import ModelRunner, SampledToken
+from light_tts.llm.model_runner import ModelRunner
+from light_tts.llm.pending import SampledToken
 from light_tts.llm.random import run_key
 from light_tts.llm.sampler import INVALID_TOKEN
-from light_tts.llm.scheduler import Scheduler
+from light_tts.llm.scheduler import Chunk, Scheduler
 from light_tts.llm.sequence import RowSampling
 from light_tts.llm.sequence import Sequence as Run
 from light_tts.llm.silence import SilenceFilter
@@ -86,18 +90,20 @@ class SpeechTokenEngine:
         self._thread: threading.Thread | None = None
         self._is_closing = False
         self._error: Exception | None = None
+        self._in_progress: StepInProgress | None = None
         self._num_arrivals = self._num_steps = self._num_codes = 0
         self._reset()
 
     # life
 
     def capture(self) -> None:
-        """Record the decoding steps as CUDA graphs, unless the settings forbid it; nothing may be running."""
+        """Record steps as CUDA graphs, unless the settings forbid it; nothing may be running."""
         settings = self._settings
         if not settings.disable_cudagraph:
-            most_rows = min(settings.graph_max_batch_size, settings.max_running)
             self._runner.capture(
-                most_rows=most_rows,
+                most_rows=min(settings.graph_max_batch_size, settings.max_running),
+                most_packed_rows=settings.prefill_budget_tokens,
+                most_running=settings.max_running,
                 most_tokens=self._max_rows,
                 warm_up_iterations=settings.graph_warmup_iterations,
             )
@@ -201,21 +207,33 @@ class SpeechTokenEngine:
     def step(self) -> bool:
         """One step by hand, for callers that run no thread. Returns True when something was computed."""
         self._obey()
+        before, self._in_progress = self._in_progress, None
         chunks = self._scheduler.schedule()
-        if chunks:
-            outcome = self._isolation.run(chunks)
-            self._scheduler.commit(outcome.computed)
-            for sampled in outcome.tokens:
-                self._hand_over(sampled)
-            for chunk in outcome.computed:
-                self._scheduler.settle(chunk.sequence)
-            for run, error in outcome.failed:
-                self._give_up(run, error)
-            self._num_steps += 1
-            num_rows = sum(chunk.num_rows for chunk in outcome.computed)
-            self._events.llm_step(LLMStep(outcome.seconds, len(outcome.computed), num_rows))
+        launched = self._launch(chunks) if chunks else None
+        if before is not None:
+            self._finish(before)
+        if launched is not None and self._runner.is_ahead:
+            self._in_progress = launched
+        elif launched is not None:
+            self._finish(launched)
         self._note_stats()
-        return bool(chunks)
+        return launched is not None or before is not None
+
+    def _launch(self, chunks: list[Chunk]) -> StepInProgress:
+        step = self._isolation.launch(chunks)
+        self._scheduler.commit(step.begun)
+        for run, error in step.failed:
+            self._give_up(run, error)
+        return step
+
+    def _finish(self, step: StepInProgress) -> None:
+        tokens, seconds = self._isolation.finish(step)
+        for sampled in tokens:
+            self._hand_over(sampled)
+        for chunk in step.begun:
+            self._scheduler.settle(chunk.sequence)
+        self._num_steps += 1
+        self._events.llm_step(LLMStep(seconds, len(step.begun), step.num_rows))
 
     def _give_up(self, run: Run, error: Exception) -> None:
         logger.error("a run of the language model failed alone and ends", exc_info=error)
@@ -224,12 +242,17 @@ class SpeechTokenEngine:
 
     def _hand_over(self, sampled: SampledToken) -> None:
         run = sampled.sequence
+        if not run.arrive(sampled.chunk.start, is_ahead=sampled.chunk.is_ahead) or run.is_finished:
+            return
         if sampled.token == INVALID_TOKEN:
             self._discard(run)
             self._end(run, EngineFailure("The language model produced values that are not numbers."))
             return
+        num_rows = run.num_rows
         code = run.layout.accept(sampled.token)
-        if code is not None:
+        if code is None:
+            run.take_back(num_rows)
+        else:
             self._num_codes += 1
             if run.silence.keeps(code) and not self._tell(partial(run.sink.put, (code,))):
                 self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
@@ -251,6 +274,7 @@ class SpeechTokenEngine:
         if run.is_finished:
             return
         self._scheduler.remove(run)
+        self._runner.forget(run)
         with self._wake:
             self._live.discard(run)
         self._tell_outcome(run, outcome)
@@ -277,6 +301,7 @@ class SpeechTokenEngine:
         for run in live:
             if not run.is_finished:
                 self._scheduler.remove(run)
+                self._runner.forget(run)
                 self._tell_outcome(run, error)
         self._note_stats()
 
@@ -321,6 +346,7 @@ class SpeechTokenEngine:
             if self._is_closing:
                 raise EngineFailure("The language model has been closed.")
             run = Run(self._num_arrivals, layout, sampling, key, sink, SilenceFilter(self._lm.ids.silent_codes))
+            run.runs_ahead = self._runner.runs_ahead(sampling)
             self._num_arrivals += 1
             self._live.add(run)
             self._commands.append(partial(self._add, run))
@@ -365,6 +391,7 @@ class SpeechTokenEngine:
             ),
         )
         self._is_idle = True
+        self._in_progress = None
         self._isolation.reset()
         self._note_stats()
 

@@ -6,7 +6,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from light_tts.llm.model_runner import ModelRunner, SampledToken
+from light_tts.llm.model_runner import ModelRunner
+from light_tts.llm.pending import PendingDraws, SampledToken
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 from light_tts.models.device_errors import is_device_lost
@@ -18,13 +19,23 @@ MAX_FAILED_STEPS = 3
 
 
 @dataclass
-class StepOutcome:
-    """What became of the chunks of a step."""
+class StepInProgress:
+    """What has become of the chunks of a step so far.
 
-    computed: list[Chunk] = field(default_factory=list)
-    tokens: list[SampledToken] = field(default_factory=list)
+    begun:   chunks that are computed, or will be before anything launched later.
+    draws:   ids on their way.
+    failed:  runs that cannot be computed.
+    """
+
+    started_s: float
+    begun: list[Chunk] = field(default_factory=list)
+    draws: list[PendingDraws] = field(default_factory=list)
     failed: list[tuple[Sequence, Exception]] = field(default_factory=list)
-    seconds: float = 0.0
+
+    @property
+    def num_rows(self) -> int:
+        """Rows computed."""
+        return sum(chunk.num_rows for chunk in self.begun)
 
 
 class IsolatingRunner:
@@ -33,41 +44,54 @@ class IsolatingRunner:
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
         self._num_failed_steps = 0
+        self._last_end_s = 0.0
 
-    def run(self, chunks: list[Chunk]) -> StepOutcome:
-        """Compute the chunks together, or one by one when that fails; notes each run's share of the time.
+    def launch(self, chunks: list[Chunk]) -> StepInProgress:
+        """Begin to compute the chunks together, or one by one when that fails.
 
         Raises when the device is lost, and when several steps in a row failed whole.
         """
-        started_s = time.perf_counter()
+        step = StepInProgress(time.perf_counter())
         try:
-            outcome = StepOutcome(chunks, self._runner.run(chunks))
+            step.draws, step.begun = self._runner.launch(chunks), chunks
         except Exception as error:
             if is_device_lost(error):
                 raise
             logger.warning("a step of %d runs failed (%s); computing them one by one", len(chunks), error)
-            outcome = self._run_apart(chunks)
-        self._num_failed_steps = 0 if outcome.computed else self._num_failed_steps + 1
-        if self._num_failed_steps >= MAX_FAILED_STEPS:
-            raise outcome.failed[-1][1]
-        outcome.seconds = time.perf_counter() - started_s
-        for chunk in outcome.computed:
-            chunk.sequence.busy_s += outcome.seconds / len(outcome.computed)
-        return outcome
+            self._launch_apart(chunks, step)
+        self._num_failed_steps = 0 if step.begun else self._num_failed_steps + 1
+        if self._num_failed_steps >= MAX_FAILED_STEPS and step.failed:
+            raise step.failed[-1][1]
+        return step
+
+    def finish(self, step: StepInProgress) -> tuple[list[SampledToken], float]:
+        """Wait for the ids of a step; returns them and the step's seconds, of which each run is noted its share."""
+        tokens = [sampled for draws in step.draws for sampled in draws.wait()]
+        # A step launched while another was computed begins when that ends.
+        end_s = time.perf_counter()
+        seconds = end_s - max(step.started_s, self._last_end_s)
+        self._last_end_s = end_s
+        for chunk in step.begun:
+            chunk.sequence.busy_s += seconds / len(step.begun)
+        return tokens, seconds
 
     def reset(self) -> None:
         """Forget failures: the engine starts anew."""
         self._num_failed_steps = 0
 
-    def _run_apart(self, chunks: list[Chunk]) -> StepOutcome:
-        """Rows may be computed twice: they land in the same places, and sampling does not remember."""
-        outcome = StepOutcome()
+    def _launch_apart(self, chunks: list[Chunk], step: StepInProgress) -> None:
+        """Rows may be computed twice: they land in the same places, and sampling does not remember.
+
+        Where a code is still on its way, the row is left to a later step: what it would be read from is overwritten.
+        """
         for chunk in chunks:
+            if chunk.is_ahead:
+                continue
             try:
-                outcome.tokens.extend(self._runner.run([chunk]))
-                outcome.computed.append(chunk)
+                draws = self._runner.launch([chunk])
+                step.draws += [PendingDraws.known(pending.wait()) for pending in draws]
+                step.begun.append(chunk)
             except Exception as error:
                 if is_device_lost(error):
                     raise
-                outcome.failed.append((chunk.sequence, error))
-        return outcome
+                step.failed.append((chunk.sequence, error))

@@ -40,6 +40,16 @@ class Layout(Protocol):
     def blocked(self) -> Blocked:
         """Output ids that the next sample must not be."""
 
+    @property
+    def continues_with_code(self) -> bool:
+        """True when the next sample, should it be a code, is fed back and followed by another, whichever code it is."""
+
+    def blocked_at(self, step: int) -> tuple[Blocked, int]:
+        """Output ids that the sample numbered `step` must not be, and the first number for which that may change.
+
+        step:  the next sample's or the one after, when `continues_with_code`.
+        """
+
     def accept(self, token: int) -> int | None:
         """Take the sampled id; returns it when it is a speech code to emit."""
 
@@ -70,6 +80,7 @@ class OneWayLayout:
         self.num_shareable = 1 + len(prompt.prompt_text_ids)
         self.finish_reason: FinishReason | None = None if max_codes > 0 else FinishReason.LENGTH
         self._ids = ids
+        self._stop_ids: Blocked = (ids.first_stop, ids.last_stop + 1), (0, 0)
         self._min_codes, self._max_codes = min_codes, max_codes
 
     @property
@@ -80,9 +91,18 @@ class OneWayLayout:
     @property
     def blocked(self) -> Blocked:
         """Every stop id below the minimum, nothing from there on."""
-        if len(self.history) < self._min_codes:
-            return (self._ids.first_stop, self._ids.last_stop + 1), (0, 0)
-        return NOTHING_BLOCKED
+        return self.blocked_at(len(self.history))[0]
+
+    @property
+    def continues_with_code(self) -> bool:
+        """Unless the code is the last one allowed."""
+        return self.finish_reason is None and len(self.history) + 1 < self._max_codes
+
+    def blocked_at(self, step: int) -> tuple[Blocked, int]:
+        """See `Layout.blocked_at`."""
+        if step < self._min_codes:
+            return self._stop_ids, self._min_codes
+        return NOTHING_BLOCKED, self._max_codes
 
     def accept(self, token: int) -> int | None:
         """A stop id ends the run and is not emitted; a code is fed back."""

@@ -1,36 +1,35 @@
 """One step on the device: from chosen rows of sequences to sampled ids.
 
-Everything the device must know about a step travels in two small packed copies, and one copy brings the ids back. Steps
-in which all sequences decode replay a recorded CUDA graph once `capture` was called (`cuda_graph.py`).
+On a GPU, once `capture` was called, steps are padded to recorded shapes (`padded_steps.py`), and the next may begin
+before the ids of the last are known. Otherwise everything the device must know about a step travels in two small packed
+copies, and the ids come back before anything else happens.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from light_tts.llm.cuda_graph import DecodeGraphs, why_not
+from light_tts.llm.cuda_graph import GraphRecorder, why_not
+from light_tts.llm.padded_step import PaddedStep, triton_kernels
+from light_tts.llm.padded_steps import PaddedSteps
 from light_tts.llm.paged_attention import DecodeRows, PagedAttention, PagedKVCache, PrefillRows
+from light_tts.llm.pending import PendingDraws, SampledToken
 from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import Sampler, SamplingBatch
 from light_tts.llm.scheduler import Chunk
-from light_tts.llm.sequence import Sequence
+from light_tts.llm.sequence import RowSampling, Sequence
+from light_tts.llm.step_inputs import MAX_TOP_K
+from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.speech_lm import SpeechLM
 
 logger = logging.getLogger(__name__)
-
-
-class SampledToken(NamedTuple):
-    """An id drawn for a sequence; `sampler.INVALID_TOKEN` when its logits were not finite."""
-
-    sequence: Sequence
-    token: int
 
 
 class ModelRunner:
@@ -59,45 +58,90 @@ class ModelRunner:
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device, priority=-1)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        self._graphs: DecodeGraphs | None = None
+        self._padded: PaddedSteps | None = None
+        self._has_captured = False
 
-    def capture(self, *, most_rows: int, most_tokens: int, warm_up_iterations: int = 1) -> None:
-        """Record decoding steps of up to `most_rows` sequences of up to `most_tokens`; a step must not run meanwhile.
+    def capture(
+        self, *, most_rows: int, most_packed_rows: int, most_running: int, most_tokens: int, warm_up_iterations: int = 1
+    ) -> None:
+        """Record steps as CUDA graphs; no step may be computed meanwhile.
 
+        Does nothing the second time; where nothing can be recorded, the log says why, and steps are computed as before.
+
+        most_rows:           sequences of a recorded step; a bigger step is computed in parts.
+        most_packed_rows:    of a step with prompts in it.
+        most_running:        sequences that may take part in one step.
+        most_tokens:         of one sequence.
         warm_up_iterations:  runs of each step before it is recorded.
-        Does nothing the second time, and on a machine where nothing can be recorded.
         """
-        if self._graphs is not None:
+        if self._has_captured or self._device.type != "cuda":
             return
+        self._has_captured = True
         reason = why_not(self._device, self.lm.config.head_dim)
         if reason is not None:
-            if self._device.type == "cuda":
-                logger.warning("decoding without CUDA graphs: %s", reason)
+            logger.warning("computing without CUDA graphs: %s", reason)
             return
+        started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self._device)
+        try:
+            with torch.inference_mode(), self._on_stream():
+                self._padded = PaddedSteps(
+                    PaddedStep(self.lm, self.cache, self._sampler, triton_kernels()),
+                    GraphRecorder(warm_up_iterations),
+                    most_rows=most_rows,
+                    most_packed_rows=most_packed_rows,
+                    most_running=most_running,
+                    most_tokens=most_tokens,
+                )
+        # Whatever a compiler of kernels says on a machine that nobody has tried: speech is slower, but there is speech.
+        except Exception as error:
+            if is_device_lost(error):
+                raise
+            logger.warning("computing without CUDA graphs: recording failed (%s: %s)", type(error).__name__, error)
+            return
+        taken_mb = (torch.cuda.memory_reserved(self._device) - before_bytes) / 2**20
+        elapsed_s = time.perf_counter() - started_s
+        logger.info(
+            "recorded %d CUDA graphs of the language model in %.1f s; %.0f MB",
+            self._padded.num_shapes, elapsed_s, taken_mb,
+        )  # fmt: skip
+
+    @property
+    def is_ahead(self) -> bool:
+        """True when the next step may be launched before the ids of the last are known."""
+        return self._padded is not None
+
+    def runs_ahead(self, sampling: RowSampling) -> bool:
+        """True when a row of such a sequence may be computed for a code that is not known yet."""
+        return self._padded is not None and sampling.top_k <= MAX_TOP_K
+
+    def launch(self, chunks: list[Chunk]) -> list[PendingDraws]:
+        """Begin to compute the chunks, and to sample where they reach the end of their sequence's rows."""
         with torch.inference_mode(), self._on_stream():
-            self._graphs = DecodeGraphs(
-                self.lm,
-                self.cache,
-                self._sampler,
-                most_rows=most_rows,
-                most_tokens=most_tokens,
-                warm_up_iterations=warm_up_iterations,
-            )
+            if self._padded is None:
+                return self._launch_packed(chunks)
+            padded = [chunk for chunk in chunks if chunk.sequence.runs_ahead]
+            others = [chunk for chunk in chunks if not chunk.sequence.runs_ahead]
+            draws = [self._padded.launch(padded)] if padded else []
+            return draws + (self._launch_packed(others) if others else [])
 
     def run(self, chunks: list[Chunk]) -> list[SampledToken]:
-        """Compute the chunks and sample where they reach the end of their sequence's rows."""
-        with torch.inference_mode(), self._on_stream():
-            if self._graphs is not None and self._graphs.can_run(chunks):
-                drawn = self._graphs.run(chunks)
-                return [SampledToken(chunk.sequence, token) for chunk, token in zip(chunks, drawn, strict=True)]
-            # Decoding rows first: they are attended together.
-            chunks = sorted(chunks, key=lambda chunk: chunk.num_rows > 1)
-            hidden = self.hidden(chunks, only_sampled=True)
-            sampled = [chunk.sequence for chunk in chunks if chunk.samples]
-            if not sampled:
-                return []
-            decision = self._sampler.sample(self.lm.logits(hidden), self._sampling_batch(sampled))
-            return [SampledToken(s, token) for s, token in zip(sampled, decision.tokens.tolist(), strict=True)]
+        """Compute the chunks and wait for what is sampled."""
+        return [sampled for draws in self.launch(chunks) for sampled in draws.wait()]
+
+    def _launch_packed(self, chunks: list[Chunk]) -> list[PendingDraws]:
+        # Decoding rows first: they are attended together.
+        chunks = sorted(chunks, key=lambda chunk: chunk.num_rows > 1)
+        hidden = self.hidden(chunks, only_sampled=True)
+        drawing = [chunk for chunk in chunks if chunk.samples]
+        if not drawing:
+            return []
+        batch = self._sampling_batch([chunk.sequence for chunk in drawing])
+        return [PendingDraws(drawing, self._sampler.sample(self.lm.logits(hidden), batch).tokens.cpu())]
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        if self._padded is not None:
+            self._padded.forget(sequence)
 
     def hidden(self, chunks: list[Chunk], *, only_sampled: bool = False) -> Tensor:
         """Final hidden states of the chunks' rows, or of those where a sample is read; one-row chunks come first."""

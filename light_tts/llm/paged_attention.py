@@ -76,6 +76,11 @@ class PagedKVCache:
         self._pages_of: list[Tensor] = list(self._by_page)
         self._slots_of: list[Tensor] = list(self._by_slot)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pages are."""
+        return self._by_page.device
+
     def write(self, layer: int, slots: Tensor, key_value: Tensor) -> None:
         """Store [N, 2 * num_kv_heads, head_dim] at the slots [N] int64."""
         self._slots_of[layer].index_copy_(0, slots, key_value.flatten(1))
@@ -92,7 +97,7 @@ class PagedKVCache:
 
     def scrub(self, blocks: list[int]) -> None:
         """Set pages to zero, so that nothing which is not finite outlives its sequence."""
-        self._by_page[:, torch.tensor(blocks, dtype=torch.int64, device=self._by_page.device)] = 0
+        self._by_page[:, torch.tensor(blocks, dtype=torch.int64, device=self.device)] = 0
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -8,8 +8,8 @@ own and computes them again later. The oldest sequence can therefore always go o
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 from light_tts.llm.block_manager import BlockManager
 from light_tts.llm.joining import JoiningRule
@@ -20,18 +20,25 @@ JOIN_AT_ONCE = JoiningRule()
 _arrival = attrgetter("arrival")
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Rows `start .. start + num_rows` of a sequence, to be computed in this step."""
+class Chunk(NamedTuple):
+    """Rows `start .. start + num_rows` of a sequence, to be computed in this step.
+
+    samples:   it reaches the last row, where a sample is wanted.
+    is_ahead:  its one row is that of the sequence's sample that is still on its way.
+    """
 
     sequence: Sequence
     start: int
     num_rows: int
+    samples: bool
+    is_ahead: bool = False
 
-    @property
-    def samples(self) -> bool:
-        """True when it reaches the last row, where a sample is wanted."""
-        return self.start + self.num_rows == self.sequence.num_rows
+    @classmethod
+    def of(cls, sequence: Sequence, num_rows: int) -> Chunk:
+        """The next `num_rows` rows of a sequence."""
+        start = sequence.num_computed
+        is_ahead = sequence.num_drawing > 0
+        return cls(sequence, start, num_rows, is_ahead or start + num_rows == sequence.num_rows, is_ahead)
 
 
 class Scheduler:
@@ -100,25 +107,27 @@ class Scheduler:
             # An older one may just have taken its pages.
             if sequence.state is SequenceState.RUNNING:
                 num_rows = min(sequence.num_pending, budget)
-                if self._reserve(sequence, sequence.num_computed + num_rows):
+                if num_rows and self._reserve(sequence, sequence.num_computed + num_rows):
                     budget -= self._plan(chunks, sequence, num_rows)
         may_join = not self.running or self._step - self._last_joining_step >= self._joining.steps_between
         while may_join and budget and self.waiting and len(self.running) < self._max_running:
             sequence = self.waiting[0]
-            if not self._admit(sequence):
+            # One that lost its pages while a sample of it is on its way begins anew when that is known.
+            if sequence.num_drawing or not self._admit(sequence):
                 break
             self._last_joining_step = self._step
             budget -= self._plan(chunks, sequence, min(sequence.num_pending, budget))
-        if not chunks and self.running and self.waiting:
+        if not chunks and self.running and self.waiting and not self._is_drawing():
             # Whoever runs needs pages that an older, waiting sequence holds, which waits for a place in turn.
             self._preempt(max(self.running, key=_arrival))
             return self.schedule()
         return chunks
 
     def commit(self, chunks: list[Chunk]) -> None:
-        """Note that the rows of `chunks` have been computed."""
+        """Note that the rows of `chunks` are computed before those of any later step."""
         for chunk in chunks:
             sequence = chunk.sequence
+            sequence.num_drawing += chunk.samples
             before = sequence.num_computed // self.blocks.block_tokens
             sequence.num_computed += chunk.num_rows
             keys = sequence.shareable_keys(self.blocks.block_tokens)
@@ -127,13 +136,17 @@ class Scheduler:
                 self.blocks.publish(sequence.blocks[index], keys[index])
 
     def settle(self, sequence: Sequence) -> None:
-        """After a sample or a chunk: park the sequence if it has nothing to compute."""
-        if sequence.state is SequenceState.RUNNING and sequence.num_pending <= 0:
+        """After a sample or a chunk: park the sequence if it has nothing to compute and no sample on its way."""
+        if sequence.state is SequenceState.RUNNING and not sequence.num_drawing and sequence.num_pending <= 0:
             self.running.remove(sequence)
             self._park(sequence)
 
+    def _is_drawing(self) -> bool:
+        """True when samples are on their way, after which there may be something to compute."""
+        return any(sequence.num_drawing for sequence in (*self.running, *self.waiting))
+
     def _plan(self, chunks: list[Chunk], sequence: Sequence, num_rows: int) -> int:
-        chunks.append(Chunk(sequence, sequence.num_computed, num_rows))
+        chunks.append(Chunk.of(sequence, num_rows))
         sequence.last_step = self._step
         return num_rows
 

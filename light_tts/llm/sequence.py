@@ -41,6 +41,9 @@ class Sequence:
     num_computed:  rows whose keys and values are in those pages.
     last_step:     step of the engine in which rows of it were computed last.
     busy_s:        its share of the time of the steps it took part in.
+    runs_ahead:    a row may be computed for a code before the code is known.
+    num_drawing:   samples of it that are on their way, 0 to 2: their steps have begun, and nobody has seen them.
+    void_start:    place of a row computed for a code that then was none; -1: there is no such row on its way.
     """
 
     arrival: int
@@ -54,6 +57,9 @@ class Sequence:
     num_computed: int = 0
     last_step: int = -1
     busy_s: float = 0.0
+    runs_ahead: bool = False
+    num_drawing: int = 0
+    void_start: int = -1
     _block_keys: list[bytes] = field(default_factory=list)
 
     @property
@@ -65,14 +71,32 @@ class Sequence:
     def num_runnable(self) -> int:
         """Rows that may be computed now.
 
-        The last row waits until a sample is wanted at it: its logits exist only in the step that computes it.
+        The last row waits until a sample is wanted at it: its logits exist only in the step that computes it. While a
+        sample is on its way, the row after the last is the code it will be, if all goes on as it mostly does.
         """
+        if self.num_drawing:
+            goes_on = self.runs_ahead and self.void_start < 0 and self.layout.continues_with_code
+            return self.num_rows + 1 if goes_on else self.num_computed
         return self.num_rows if self.layout.wants_sample else self.num_rows - 1
 
     @property
     def num_pending(self) -> int:
         """Rows that may be computed now and are not."""
         return self.num_runnable - self.num_computed
+
+    def take_back(self, start: int) -> None:
+        """The row at `start` is no code: if one was launched for it, it counts as never computed."""
+        if self.num_drawing:
+            self.num_computed = min(self.num_computed, start)
+            self.void_start = start
+
+    def arrive(self, start: int, *, is_ahead: bool) -> bool:
+        """The sample after the chunk from `start` has come; False when the row it was drawn after is void."""
+        self.num_drawing -= 1
+        if is_ahead and start == self.void_start:
+            self.void_start = -1
+            return False
+        return True
 
     @property
     def is_finished(self) -> bool:

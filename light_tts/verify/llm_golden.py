@@ -123,10 +123,10 @@ class Forward:
 
     def hidden(self, rows: list[int]) -> Tensor:
         """Final hidden states [len(rows), C] of the next rows."""
-        start = len(self._layout.rows)
+        self._sequence.num_computed = len(self._layout.rows)
         self._layout.rows.extend(rows)
         with torch.inference_mode():
-            return self._runner.hidden([Chunk(self._sequence, start, len(rows))])
+            return self._runner.hidden([Chunk.of(self._sequence, len(rows))])
 
     def logits(self, rows: list[int]) -> Tensor:
         """Logits [len(rows), V] of the next rows."""
@@ -137,6 +137,7 @@ class _FixedLayout:
     """Rows without a meaning."""
 
     wants_sample = True
+    continues_with_code = False
     blocked = NOTHING_BLOCKED
     num_shareable = 0
 
@@ -144,6 +145,10 @@ class _FixedLayout:
         self.rows: list[int] = []
         self.history: list[int] = []
         self.finish_reason: FinishReason | None = None
+
+    def blocked_at(self, step: int) -> tuple[Blocked, int]:
+        """Nothing is sampled."""
+        return NOTHING_BLOCKED, step
 
     def accept(self, token: int) -> int | None:
         """Nothing is sampled."""

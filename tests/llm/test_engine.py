@@ -9,6 +9,7 @@ import torch
 from light_tts.errors import Cancelled, EngineFailure, InvalidRequest, StageLost, TextTooLong
 from light_tts.events import NoEvents
 from light_tts.llm.isolation import MAX_FAILED_STEPS
+from light_tts.llm.model_runner import ModelRunner
 from light_tts.types import FinishReason, SamplingOptions
 from tests.llm.tiny_llm import RecordingSink, make_engine, prompt_of, run_dry
 
@@ -354,8 +355,10 @@ def test_a_dead_thread_fails_every_run_is_seen_and_can_be_started_again(lm, star
     started.on_death = lambda: deaths.append(waiting.error)
     started.open_text_run(prompt_of(lm, []), waiting, seed=0)
 
-    def broken(*_):
-        raise RuntimeError("lost count")
+    def broken():
+        if started._scheduler.waiting:
+            raise RuntimeError("lost count")
+        return []
 
     with monkeypatch.context() as patch:
         patch.setattr(started._scheduler, "schedule", broken)
@@ -379,14 +382,14 @@ def test_a_dead_thread_fails_every_run_is_seen_and_can_be_started_again(lm, star
 
 def breaking(engine, guilty, monkeypatch):
     """Computing the guilty layout raises, alone or in company."""
-    run = engine._runner.run
+    launch = engine._runner.launch
 
-    def run_or_raise(chunks):
+    def launch_or_raise(chunks):
         if any(chunk.sequence.layout is guilty.get("layout") for chunk in chunks):
             raise RuntimeError("bad rows")
-        return run(chunks)
+        return launch(chunks)
 
-    monkeypatch.setattr(engine._runner, "run", run_or_raise)
+    monkeypatch.setattr(engine._runner, "launch", launch_or_raise)
 
 
 def test_a_run_that_cannot_be_computed_ends_alone(lm, monkeypatch):
@@ -418,7 +421,7 @@ def test_steps_that_all_fail_break_the_engine(lm, monkeypatch):
     def broken(chunks):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(engine._runner, "run", broken)
+    monkeypatch.setattr(engine._runner, "launch", broken)
     sinks = [RecordingSink() for _ in range(MAX_FAILED_STEPS)]
     for sink in sinks[:-1]:
         engine.submit(prompt_of(lm, [1, 2]), sink, seed=0)
@@ -472,13 +475,17 @@ def test_settings_decide_when_runs_join(tiny_models):
 
 
 def test_the_settings_of_cuda_graphs_reach_their_recording(tiny_models, monkeypatch):
+    engines = [
+        make_engine(tiny_models["cosyvoice2"], **settings)
+        for settings in (
+            {"graph_max_batch_size": 6, "graph_warmup_iterations": 10, "max_running": 50, "prefill_budget_tokens": 300},
+            {"disable_cudagraph": True},
+        )
+    ]
     recorded = []
-    monkeypatch.setattr("light_tts.llm.model_runner.why_not", lambda *_: None)
-    monkeypatch.setattr(
-        "light_tts.llm.model_runner.DecodeGraphs", lambda *_, **sizes: recorded.append(sizes) or object()
-    )
-    make_engine(tiny_models["cosyvoice2"], graph_max_batch_size=6, graph_warmup_iterations=10).capture()
-    assert recorded[0]["most_rows"] == 6
-    assert recorded[0]["warm_up_iterations"] == 10
-    make_engine(tiny_models["cosyvoice2"], disable_cudagraph=True).capture()
-    assert len(recorded) == 1
+    monkeypatch.setattr(ModelRunner, "capture", lambda _, **sizes: recorded.append(sizes))
+    for engine in engines:
+        engine.capture()
+    assert recorded == [
+        {"most_rows": 6, "most_packed_rows": 300, "most_running": 50, "most_tokens": 1024, "warm_up_iterations": 10}
+    ]

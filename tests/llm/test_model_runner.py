@@ -3,16 +3,20 @@
 import pytest
 import torch
 
+from light_tts.llm import scheduler
 from light_tts.llm.layout import OneWayLayout
 from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.sampler import INVALID_TOKEN
-from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import RowSampling, Sequence
 from light_tts.llm.silence import SilenceFilter
 from light_tts.types import LLMPrompt
 from tests.llm.tiny_llm import RecordingSink
 
 TOLERANCE = 2e-5  # products of other shapes round differently
+
+
+def Chunk(sequence, start, num_rows):
+    return scheduler.Chunk(sequence, start, num_rows, start + num_rows == sequence.num_rows)
 
 
 def runner_of(lm, num_blocks=32, block_tokens=4):

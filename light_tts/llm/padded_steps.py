@@ -1,0 +1,143 @@
+"""Steps computed in a few fixed shapes: padded, cut into parts where they are too large, drawn ids left on the device.
+
+What makes a shape fast is the business of whoever records it (`cuda_graph.py`); computing it as it stands gives the
+same on any device.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+import torch
+
+from light_tts.llm.padded_step import PaddedStep
+from light_tts.llm.pending import PendingDraws
+from light_tts.llm.scheduler import Chunk
+from light_tts.llm.sequence import Sequence
+from light_tts.llm.sequence_table import SequenceTable
+from light_tts.llm.step_inputs import StepInputs, StepShape, StepViews
+
+# Makes a step of fixed inputs repeatable: what it returns computes the step, with whatever the inputs then hold.
+Record = Callable[[PaddedStep, StepViews], Callable[[], None]]
+
+_PACKED_SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+
+
+def batch_ladder(most_rows: int) -> list[int]:
+    """Recorded batch sizes, ascending up to `most_rows`: padding adds fewer rows than there are, later half at most."""
+    sizes = [1, 2, 4, 8, 16, 24, 32]
+    while sizes[-1] < most_rows:
+        sizes.append(sizes[-1] + max(16, (1 << (sizes[-1].bit_length() - 1)) // 4))
+    return [size for size in sizes if size < most_rows] + [most_rows]
+
+
+def packed_ladder(most_rows: int) -> list[int]:
+    """Recorded sizes of steps with prompts in them, ascending up to the first that holds `most_rows`."""
+    return list(_PACKED_SIZES[: bisect_left(_PACKED_SIZES, most_rows) + 1])
+
+
+class PaddedSteps:
+    """Used by the engine's thread alone.
+
+    most_rows:          sequences of a decoding shape, and of a packed one; a bigger step is computed in parts.
+    most_packed_rows:   of a step with prompts in it, prompts and decoding rows together.
+    most_running:       sequences that may take part in one step.
+    """
+
+    def __init__(
+        self,
+        step: PaddedStep,
+        record: Record,
+        *,
+        most_rows: int,
+        most_packed_rows: int,
+        most_running: int,
+        most_tokens: int,
+    ) -> None:
+        cache, device = step.cache, step.cache.device
+        self._most_rows, self._most_running = most_rows, most_running
+        self._decode_sizes, self._packed_sizes = batch_ladder(most_rows), packed_ladder(most_packed_rows)
+        self._table = SequenceTable(
+            most_pages=-(-most_tokens // cache.block_tokens), win_size=step.win_size, zero_page=cache.zero_page
+        )
+        # Two halves in turn: a step reads what the last one drew while it leaves its own ids.
+        self._drawn = torch.zeros(2 * most_running + 1, dtype=torch.int64, device=device)
+        self._host_drawn = torch.zeros(2 * most_running, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._half = 0
+        shapes = [*map(self._packed_shape, self._packed_sizes), *map(StepShape.decoding, self._decode_sizes)]
+        self._inputs = StepInputs(
+            shapes,
+            self._table,
+            self._drawn,
+            block_tokens=cache.block_tokens,
+            win_size=step.win_size,
+            dump_slot=cache.dump_slot,
+        )
+        # The largest first: the others find their memory in what it leaves behind.
+        self._replays: dict[StepShape, Callable[[], None]] = {}
+        for shape in sorted(shapes, reverse=True):
+            self._inputs.fill([], shape, 0)
+            self._replays[shape] = record(step, self._inputs.views(shape))
+
+    @property
+    def num_shapes(self) -> int:
+        """Recorded shapes."""
+        return len(self._replays)
+
+    def launch(self, chunks: list[Chunk]) -> PendingDraws:
+        """Begin to compute the chunks, which all `runs_ahead`."""
+        self._half ^= 1
+        begin = target = self._half * self._most_running
+        drawing: list[Chunk] = []
+        for part in self._parts(chunks):
+            shape = self._shape_of(part)
+            target += self._inputs.fill(part, shape, target)
+            self._replays[shape]()
+            drawing += [chunk for chunk in part if chunk.samples]
+        host = self._host_drawn[begin:target]
+        host.copy_(self._drawn[begin:target], non_blocking=True)
+        return PendingDraws.on_host(drawing, host)
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        self._table.forget(sequence)
+
+    def _packed_shape(self, num_rows: int) -> StepShape:
+        return StepShape.packed(num_rows, self._most_rows)
+
+    def _shape_of(self, part: list[Chunk]) -> StepShape:
+        """The smallest shape that holds the part."""
+        if all(chunk.num_rows == 1 and chunk.samples for chunk in part):
+            return StepShape.decoding(self._decode_sizes[bisect_left(self._decode_sizes, len(part))])
+        num_rows = max(sum(chunk.num_rows for chunk in part), len(part))
+        return self._packed_shape(self._packed_sizes[bisect_left(self._packed_sizes, num_rows)])
+
+    def _parts(self, chunks: list[Chunk]) -> list[list[Chunk]]:
+        return parts_of(chunks, most_sequences=self._most_rows, most_rows=self._packed_sizes[-1])
+
+
+def parts_of(chunks: list[Chunk], *, most_sequences: int, most_rows: int) -> list[list[Chunk]]:
+    """Cut a step into parts of at most so many chunks and rows, decoding rows first; a long chunk is cut as well."""
+    if len(chunks) <= most_sequences and sum(chunk.num_rows for chunk in chunks) <= most_rows:
+        return [sorted(chunks, key=_is_long)]
+    parts: list[list[Chunk]] = [[]]
+    room = most_rows
+    for whole in sorted(chunks, key=_is_long):
+        chunk = whole
+        while True:
+            if not room or len(parts[-1]) == most_sequences:
+                parts.append([])
+                room = most_rows
+            if chunk.num_rows <= room:
+                break
+            parts[-1].append(chunk._replace(num_rows=room, samples=False))
+            chunk = chunk._replace(start=chunk.start + room, num_rows=chunk.num_rows - room)
+            room = 0
+        parts[-1].append(chunk)
+        room -= chunk.num_rows
+    return parts
+
+
+def _is_long(chunk: Chunk) -> bool:
+    return chunk.num_rows > 1

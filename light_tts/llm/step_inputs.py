@@ -1,0 +1,301 @@
+"""What a recorded step must know, packed into one buffer of fixed place on the device.
+
+A step is padded to a shape that was recorded. A padding row sees nothing but itself and leaves its key and value in a
+page that nobody reads; a padding draw leaves its id where nobody looks.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from light_tts.kernels.embedding import RowInputs
+from light_tts.kernels.packed_attention import TILE_ROWS, PackedPages
+from light_tts.kernels.paged_decode import DecodePages
+from light_tts.llm.random import uniforms
+from light_tts.llm.sampler import SamplingBatch
+from light_tts.llm.scheduler import Chunk
+from light_tts.llm.sequence import Sequence
+from light_tts.llm.sequence_table import SequenceTable
+
+# Candidates are sorted to this depth, whatever the rows ask for.
+MAX_TOP_K = 64
+
+_BLOCKED_EDGES = 4
+
+
+class StepShape(NamedTuple):
+    """Of a recorded step: rows, draws, and tiles of rows that are attended together; no tiles: every row decodes."""
+
+    num_rows: int
+    num_draws: int
+    num_tiles: int
+
+    @classmethod
+    def decoding(cls, num_rows: int) -> StepShape:
+        """One row of each sequence, and a draw after each."""
+        return cls(num_rows, num_rows, 0)
+
+    @classmethod
+    def packed(cls, num_rows: int, most_sequences: int) -> StepShape:
+        """Rows of up to `most_sequences` sequences, any number of each; each may have one draw."""
+        num_sequences = min(num_rows, most_sequences)
+        return cls(num_rows, num_sequences, num_rows // TILE_ROWS + num_sequences)
+
+
+class DrawViews(NamedTuple):
+    """Inputs of S draws; all int64 but `numbers`.
+
+    sources:          [S] as of `RowInputs`, where the last id of the window has only just been drawn.
+    targets:          [S] where the id goes.
+    keys, steps:      [S] of the random numbers.
+    top_k, greedy:    [S]
+    numbers:          [S, 2] float32: top_p, temperature.
+    blocked, window:  see `SamplingBatch`.
+    drawn:            the ids that sources and targets point into.
+    """
+
+    sources: Tensor
+    targets: Tensor
+    keys: Tensor
+    steps: Tensor
+    top_k: Tensor
+    greedy: Tensor
+    numbers: Tensor
+    blocked: Tensor
+    window: Tensor
+    drawn: Tensor
+
+    def sampling(self) -> SamplingBatch:
+        """The same for the sampler, with nothing left out: what a step holds must not depend on its values."""
+        just_drawn = self.drawn[self.sources.clamp(min=0)]
+        last = torch.where(self.sources >= 0, just_drawn, self.window[:, -1])
+        return SamplingBatch(
+            blocked=self.blocked,
+            window=torch.cat([self.window[:, :-1], last[:, None]], dim=1),
+            top_p=self.numbers[:, 0],
+            top_k=self.top_k,
+            max_top_k=MAX_TOP_K,
+            temperature=self.numbers[:, 1],
+            greedy=self.greedy.bool(),
+            uniforms=uniforms(self.keys, self.steps),
+        )
+
+
+class StepViews(NamedTuple):
+    """Inputs of a step of N rows and S draws, as views of the buffer on the device.
+
+    selected:  [S] int64 rows after which an id is drawn; None: after every row.
+    """
+
+    rows: RowInputs
+    pages: DecodePages | PackedPages
+    selected: Tensor | None
+    draws: DrawViews
+
+
+class _Columns(NamedTuple):
+    """Parts of the packed buffer for one shape, on either side: the width of the table, these, then the table."""
+
+    rows: slice  # [4, N] rows, sources, positions, slots
+    draws: slice  # [3, S] sources, targets, steps
+    fixed: slice  # [S, 4] key, top_k, greedy, numbers
+    blocked: slice  # [S, 4]
+    window: slice  # [S, W]
+    selected: slice  # [S], only with tiles
+    tiles: slice  # [M, 4]
+
+    @property
+    def table(self) -> int:
+        """Where the pages begin."""
+        end: int = self.tiles.stop
+        return end
+
+
+def _columns(shape: StepShape, win_size: int) -> _Columns:
+    draws, tiles = shape.num_draws, shape.num_tiles
+    selected = draws if tiles else 0
+    lengths = 4 * shape.num_rows, 3 * draws, 4 * draws, _BLOCKED_EDGES * draws, win_size * draws, selected, 4 * tiles
+    edges = np.cumsum([1, *lengths]).tolist()
+    return _Columns(*(slice(*pair) for pair in pairwise(edges)))
+
+
+class StepInputs:
+    """Two buffers on the host, used in turn, and their twin on the device. Used by the engine's thread alone.
+
+    shapes:     that will be filled.
+    drawn:      ids that the device has drawn; the last place takes those of padding draws.
+    dump_slot:  where padding rows leave their keys and values.
+    """
+
+    def __init__(
+        self,
+        shapes: list[StepShape],
+        table: SequenceTable,
+        drawn: Tensor,
+        *,
+        block_tokens: int,
+        win_size: int,
+        dump_slot: int,
+    ) -> None:
+        self._table, self._drawn = table, drawn
+        self._block_tokens, self._win_size, self._dump_slot = block_tokens, win_size, dump_slot
+        device = drawn.device
+        length = max(_columns(s, win_size).table + s.num_draws * table.most_pages for s in shapes)
+        is_cuda = device.type == "cuda"
+        self._hosts = [torch.zeros(length, dtype=torch.int64, pin_memory=is_cuda) for _ in range(2)]
+        self._device = torch.zeros(length, dtype=torch.int64, device=device)
+        self._sent = [torch.cuda.Event() if is_cuda else None for _ in range(2)]
+        self._turn = 0
+
+    def views(self, shape: StepShape) -> StepViews:
+        """Inputs of a step of this shape on the device."""
+        places, buffer = _columns(shape, self._win_size), self._device
+        rows, row_sources, positions, slots = buffer[places.rows].view(4, -1)
+        sources, targets, steps = buffer[places.draws].view(3, -1)
+        fixed = buffer[places.fixed].view(-1, 4)
+        table, width = buffer[places.table :], buffer[:1]
+        pages: DecodePages | PackedPages = DecodePages(positions, slots, table, width)
+        if shape.num_tiles:
+            pages = PackedPages(slots, buffer[places.tiles].view(-1, 4), table, width)
+        return StepViews(
+            rows=RowInputs(rows, row_sources, positions, self._drawn),
+            pages=pages,
+            selected=buffer[places.selected] if shape.num_tiles else None,
+            draws=DrawViews(
+                sources=sources,
+                targets=targets,
+                keys=fixed[:, 0],
+                steps=steps,
+                top_k=fixed[:, 1],
+                greedy=fixed[:, 2],
+                numbers=fixed.view(torch.float32)[:, 6:],
+                blocked=buffer[places.blocked].view(-1, _BLOCKED_EDGES),
+                window=buffer[places.window].view(-1, self._win_size),
+                drawn=self._drawn,
+            ),
+        )
+
+    def fill(self, chunks: list[Chunk], shape: StepShape, first_target: int) -> int:
+        """Write the chunks, those of one row first, padded to `shape`, and send them to the device.
+
+        first_target:  place of the first drawn id; the others follow. Returns how many there are.
+        """
+        self._turn ^= 1
+        sent = self._sent[self._turn]
+        if sent is not None:
+            sent.synchronize()
+        host, places = self._hosts[self._turn].numpy(), _columns(shape, self._win_size)
+        sequences = [chunk.sequence for chunk in chunks]
+        lines = self._table.look_up(sequences)
+        starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
+        counts = np.array([chunk.num_rows for chunk in chunks], dtype=np.int64)
+        firsts = np.cumsum(counts) - counts
+        is_ahead = np.array([chunk.is_ahead for chunk in chunks], dtype=bool)
+        positions = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
+        line_of = np.repeat(lines, counts)
+        rows = host[places.rows].reshape(4, -1)
+        used = len(positions)
+        rows[0, :used] = _rows_of(chunks)
+        rows[1] = -1
+        rows[1, firsts[is_ahead]] = self._table.drawn_at[lines[is_ahead]]
+        rows[2, :used] = positions
+        pages = self._table.pages[line_of, positions // self._block_tokens]
+        rows[3, :used] = pages * self._block_tokens + positions % self._block_tokens
+        rows[:, used:] = [[0], [-1], [0], [self._dump_slot]]
+        samples = np.array([chunk.samples for chunk in chunks], dtype=bool)
+        if shape.num_tiles:
+            _write_tiles(host[places.tiles].reshape(-1, 4), starts, counts, firsts)
+            selected = host[places.selected]
+            selected[: samples.sum()] = (firsts + counts - 1)[samples]
+            selected[samples.sum() :] = 0
+        if samples.all():
+            num_draws = self._write_draws(host, places, sequences, lines, is_ahead, first_target)
+        else:
+            drawing = [chunk.sequence for chunk in chunks if chunk.samples]
+            num_draws = self._write_draws(host, places, drawing, lines[samples], is_ahead[samples], first_target)
+        end = self._write_table(host, places, lines, shape)
+        self._device[:end].copy_(self._hosts[self._turn][:end], non_blocking=True)
+        if sent is not None:
+            sent.record()
+        return num_draws
+
+    def _write_draws(
+        self,
+        host: np.ndarray,
+        places: _Columns,
+        drawing: list[Sequence],
+        lines: np.ndarray,
+        is_ahead: np.ndarray,
+        first_target: int,
+    ) -> int:
+        count, table = len(drawing), self._table
+        draws = host[places.draws].reshape(3, -1)
+        steps = table.counts[lines] + is_ahead
+        draws[0, :count] = np.where(is_ahead, table.drawn_at[lines], -1)
+        draws[1, :count] = np.arange(first_target, first_target + count)
+        draws[2, :count] = steps
+        draws[:, count:] = [[-1], [len(self._drawn) - 1], [0]]
+        fixed = host[places.fixed].reshape(-1, 4)
+        fixed[:count] = table.fixed[lines]
+        fixed[count:] = _PADDING_DRAW
+        blocked = host[places.blocked].reshape(-1, _BLOCKED_EDGES)
+        blocked[:count] = table.blocked(drawing, lines, steps)
+        blocked[count:] = 0
+        window = host[places.window].reshape(-1, self._win_size)
+        window[:count] = table.window[lines]
+        # What is drawn last comes from the device.
+        window[:count][is_ahead, :-1] = window[:count][is_ahead, 1:]
+        window[count:] = -1
+        table.drawn_at[lines] = draws[1, :count]
+        return count
+
+    def _write_table(self, host: np.ndarray, places: _Columns, lines: np.ndarray, shape: StepShape) -> int:
+        """Write the pages, one line a sequence; returns where the buffer ends."""
+        width = self._table.widest(lines)
+        host[0] = width
+        end = places.table + shape.num_draws * width
+        pages = host[places.table : end].reshape(-1, width)
+        pages[: len(lines)] = self._table.pages[lines, :width]
+        pages[len(lines) :] = self._table.zero_page
+        return end
+
+
+def _padding_draw() -> np.ndarray:
+    """Key, top_k, greedy, and top_p and temperature of a draw that takes the most probable id."""
+    values = np.array([0, 1, 0, 0], dtype=np.int64)
+    values[3:].view(np.float32)[:] = 1.0
+    return values
+
+
+_PADDING_DRAW = _padding_draw()
+
+
+def _rows_of(chunks: list[Chunk]) -> list[int]:
+    rows: list[int] = []
+    for chunk in chunks:
+        known = chunk.sequence.layout.rows
+        if chunk.is_ahead:
+            rows.append(0)
+        elif chunk.num_rows == 1:
+            rows.append(known[chunk.start])
+        else:
+            rows += known[chunk.start : chunk.start + chunk.num_rows]
+    return rows
+
+
+def _write_tiles(tiles: np.ndarray, starts: np.ndarray, counts: np.ndarray, firsts: np.ndarray) -> None:
+    """Cut each chunk into tiles of TILE_ROWS; its line in the table of pages is its number."""
+    num_tiles = -(-counts // TILE_ROWS)
+    used = int(num_tiles.sum())
+    line = np.repeat(np.arange(len(counts)), num_tiles)
+    offset = (np.arange(used) - np.repeat(np.cumsum(num_tiles) - num_tiles, num_tiles)) * TILE_ROWS
+    tiles[:used, 0] = line
+    tiles[:used, 1] = firsts[line] + offset
+    tiles[:used, 2] = np.minimum(TILE_ROWS, counts[line] - offset)
+    tiles[:used, 3] = starts[line] + offset
+    tiles[used:] = 0
