@@ -117,7 +117,7 @@ class TTSEngine:
                 directory,
                 settings.frontend,
                 prompt_alignment=settings.acoustic.prompt_alignment,
-                first_hop_tokens=settings.acoustic.first_hop_tokens,
+                first_hop_tokens=settings.acoustic.first_hop,
             )
             llms = {
                 style: SpeechTokenEngine(

@@ -18,6 +18,8 @@ DType = Literal["auto", "float32", "float16", "bfloat16"]
 DTYPE_ALIASES = {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 LOG_LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error", "trace": "debug"}
 
+MIN_FIRST_HOP_TOKENS = 8  # the vocoder needs 16 mel frames to begin
+
 
 def setting(
     default: Any,
@@ -108,12 +110,16 @@ class AcousticSettings:
     first_hop_tokens: int = setting(
         22,
         "speech tokens of the first streamed chunk; voices are aligned to it, 22 fits the flow's lookahead best",
-        ge=8,
+        ge=MIN_FIRST_HOP_TOKENS,
         le=100,
     )
     max_hop_tokens: int = setting(100, "largest streamed chunk in speech tokens", ge=25, le=1000)
-    token_hop_len: int = setting(
-        25, "speech tokens of a streamed chunk, as sent; the flow's own grid stays at 25", ge=5, le=100
+    token_hop_len: int | None = setting(
+        None,
+        "speech tokens of every streamed chunk, the first one too; the flow's own grid stays at 25; "
+        "default: a small first chunk, then growing ones",
+        ge=5,
+        le=100,
     )
     boundary_wait_ms: float = setting(
         15.0, "a chunk, never the first, waits so long for the end of the text, to take its tail along", ge=0, le=1000
@@ -135,6 +141,11 @@ class AcousticSettings:
     )
     prompt_cache_mb: int = setting(1024, "bytes kept for the flow states of voices, in MB; 0: off", ge=0)
     stream_cache_mb: int = setting(2048, "bytes kept for the flow states of running streams, in MB; 0: recompute", ge=0)
+
+    @property
+    def first_hop(self) -> int:
+        """Speech tokens of the first streamed chunk of an idle system, to which voices are aligned."""
+        return self.first_hop_tokens if self.token_hop_len is None else max(MIN_FIRST_HOP_TOKENS, self.token_hop_len)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ def advice(settings: Settings) -> list[str]:
             f"{waited * STEP_MS / 1000.0:.1f} s at {STEP_MS:g} ms each, before it begins"
         )
     hop = settings.acoustic.token_hop_len
-    if hop % FLOW_CHUNK_TOKENS:
+    if hop is not None and hop % FLOW_CHUNK_TOKENS:
         found.append(
-            f"token_hop_len {hop}: chunks end on the flow's grid only when they are multiples of {FLOW_CHUNK_TOKENS}"
+            f"token_hop_len {hop}: chunks end on the flow's grid of {FLOW_CHUNK_TOKENS}; only their mean is {hop}"
         )
     if settings.llm.greedy:
         found.append("greedy: always the most probable speech token, which sounds monotonous and may repeat itself")

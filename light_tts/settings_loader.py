@@ -239,10 +239,11 @@ def _check_together(settings: Settings, origins: Mapping[str, str]) -> None:
     for branch, lower, upper in (
         ("llm", "max_request_tokens", "max_total_tokens"),
         ("acoustic", "first_hop_tokens", "max_hop_tokens"),
+        ("acoustic", "token_hop_len", "max_hop_tokens"),
         ("frontend", "min_prompt_s", "max_prompt_s"),
     ):
         low, high = (getattr(getattr(settings, branch), name) for name in (lower, upper))
-        if low > high:
+        if low is not None and low > high:
             raise ConfigError(
                 f"{lower} ({low:g}, from {origins[lower]}) is above {upper} ({high:g}, from {origins[upper]}); "
                 "lower the first or raise the second"

@@ -31,7 +31,7 @@ def hop_plan_for(
     prompt_tokens = int(job.prompt.tokens.shape[0])
     if not job.stream:
         return HopPlan.offline(prompt_tokens)
-    first_hop_tokens = settings.first_hop_tokens
+    first_hop_tokens = settings.first_hop
     if settings.prompt_alignment == "exact":
         # The reference's first hop is a whole chunk and what the prompt's last one lacks.
         first_hop_tokens = max(first_hop_tokens, chunk_tokens)
@@ -51,6 +51,7 @@ def hop_plan_for(
         lookahead_tokens=lookahead_tokens,
         first_hop_tokens=first_hop_tokens,
         max_hop_tokens=settings.max_hop_tokens,
+        even_hop_tokens=settings.token_hop_len,
         final_full_mask=has_full_mask,
     )
 

@@ -57,11 +57,14 @@ class HopPlan:
         full_final_mask: bool,
         chunk_tokens: int = 1,
         max_hop_tokens: int = 0,
+        even_hop_tokens: int | None = None,
     ) -> None:
         self._hop_sizes = hop_sizes
+        self._even_hop_tokens = even_hop_tokens
         self.chunk_tokens = chunk_tokens
         self._max_hop_tokens = max_hop_tokens
         self._hop_tokens = next(hop_sizes, None)  # None: nothing but the final hop is left
+        self._first_tokens = self._hop_tokens or 0
         self._lookahead_tokens = lookahead_tokens
         self._full_final_mask = full_final_mask
         self._offset_tokens = 0
@@ -83,6 +86,7 @@ class HopPlan:
         first_hop_tokens: int = 25,
         max_hop_tokens: int = 100,
         growth: int = 2,
+        even_hop_tokens: int | None = None,
         final_full_mask: bool = False,
     ) -> HopPlan:
         """Hops that end on the grid, then one with the rest.
@@ -91,6 +95,8 @@ class HopPlan:
         first_hop_tokens:   the first hop is the shortest of at least this many tokens (and 16 frames) that ends on the
                             grid: with the default, 25 plus what the prompt's last chunk lacks, 25 to 49.
         max_hop_tokens, growth:  each hop is `growth` times the one before, up to the maximum, in whole chunks.
+        even_hop_tokens:    in place of growth: each hop after the first has so many tokens, on average if those are no
+                            whole chunks, and no smaller one is offered.
         final_full_mask:    the reference's choice for the last hop, which computes the whole utterance again.
 
         The defaults with final_full_mask are the reference's schedule of a fresh stream; growth 1 is the variant with
@@ -99,7 +105,8 @@ class HopPlan:
         _require(prompt_tokens >= 0, f"a prompt cannot have {prompt_tokens} tokens")
         _require(lookahead_tokens >= 0, f"a lookahead cannot be {lookahead_tokens} tokens")
         sizes = (chunk_tokens, first_hop_tokens, max_hop_tokens, growth)
-        _require(min(sizes) >= 1, f"chunk, first hop, largest hop and growth must be at least 1, got {sizes}")
+        least = min(*sizes, even_hop_tokens or 1)
+        _require(least >= 1, f"chunk, first hop, largest hop, growth and even hop must be at least 1, got {sizes}")
         hop_sizes = _hop_sizes(prompt_tokens, *sizes)
         return cls(
             hop_sizes,
@@ -107,6 +114,7 @@ class HopPlan:
             full_final_mask=final_full_mask,
             chunk_tokens=chunk_tokens,
             max_hop_tokens=max_hop_tokens,
+            even_hop_tokens=even_hop_tokens,
         )
 
     @property
@@ -138,7 +146,7 @@ class HopPlan:
         return self._hop_of(self._hop_tokens, available_tokens, ended)
 
     def smallest_hop(self, available_tokens: int, ended: bool) -> Hop | None:
-        """The least that can run now: the first hop as planned, then one chunk.
+        """The least that can run now: the first hop as planned, then one chunk, or an even hop where those are wanted.
 
         With the full mask for the last hop there is no choice: what that hop computes, and so how the audio sounds,
         depends on where it begins. Such a plan keeps to its schedule.
@@ -175,7 +183,8 @@ class HopPlan:
 
     @property
     def _smallest_tokens(self) -> int | None:
-        if self._hop_tokens is None or self._offset_tokens == 0 or self._full_final_mask:
+        keeps_to_schedule = self._full_final_mask or self._even_hop_tokens is not None
+        if self._hop_tokens is None or self._offset_tokens == 0 or keeps_to_schedule:
             return self._hop_tokens
         return self.chunk_tokens
 
@@ -197,7 +206,11 @@ class HopPlan:
         assert hop.offset_tokens == self._offset_tokens, "hops run once, in order"
         self._offset_tokens += hop.hop_tokens
         self._is_finished = hop.is_final
-        self._hop_tokens = next(self._hop_sizes, None)
+        if self._even_hop_tokens is None:
+            self._hop_tokens = next(self._hop_sizes, None)
+        else:
+            done_tokens = self._offset_tokens - self._first_tokens
+            self._hop_tokens = _even_hop(done_tokens, self._even_hop_tokens, self.chunk_tokens)
 
 
 def grid_pieces(start_frame: int, num_frames: int, prompt_frames: int, chunk_frames: int) -> tuple[int, ...]:
@@ -230,6 +243,15 @@ def _hop_sizes(prompt_tokens: int, chunk: int, first_hop: int, max_hop: int, gro
         # A first hop below one chunk grows to one chunk first.
         size = min(most, _round_up(size * growth, chunk)) if size >= chunk else chunk
         yield size
+
+
+def _even_hop(done_tokens: int, hop_tokens: int, chunk: int) -> int:
+    """Whole chunks of which hops of `hop_tokens` each would reach into the last; at least what fits into one such hop.
+
+    done_tokens: whole chunks that are done since the first hop.
+    """
+    target = (done_tokens // hop_tokens + 1) * hop_tokens
+    return max(_round_up(target, chunk) - done_tokens, max(chunk, hop_tokens // chunk * chunk))
 
 
 def _round_up(value: int, step: int) -> int:

@@ -68,6 +68,7 @@ TTS_API_SERVER = Program(
         "token_max_n": 100,
         "token_min_n": 40,
         "merge_len": 15,
+        "token_hop_len": 25,
     },
     variables={
         "MODEL_DIR": "model_dir",

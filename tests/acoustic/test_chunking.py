@@ -16,6 +16,7 @@ plans = st.fixed_dictionaries(
         "first_hop_tokens": st.integers(1, 100),
         "max_hop_tokens": st.integers(1, 300),
         "growth": st.integers(1, 3),
+        "even_hop_tokens": st.none() | st.integers(1, 100),
         "chunk_tokens": st.sampled_from([4, 10, 25]),
         "final_full_mask": st.booleans(),
     }
@@ -218,3 +219,42 @@ def test_a_hop_can_grow_up_to_its_schedule_or_beyond():
     assert not plan.can_grow(scheduled)
     assert plan.can_grow(scheduled, beyond_schedule=True)
     assert not plan.can_grow(plan.grown(smallest, 3, 1000, ended=False), beyond_schedule=True)
+
+
+@pytest.mark.parametrize(
+    ("hop", "sizes"),
+    [
+        (25, [25, 25, 25, 25, 25, 25]),
+        (50, [50, 50, 50, 50, 50, 50]),
+        (100, [100, 100, 100]),
+        (30, [50, 25, 25, 25, 25, 50, 25]),
+        (40, [50, 50, 25, 50, 25, 50, 50]),
+        (10, [25, 25, 25, 25, 25]),
+    ],
+)
+def test_even_hops_have_their_size_on_average_and_end_on_the_grid(hop, sizes):
+    plan = HopPlan.streaming(25 - hop % 25, first_hop_tokens=max(8, hop), even_hop_tokens=hop)
+    hops = run_plan(plan, 1000)
+    assert hops[0].hop_tokens == max(8, hop)
+    assert [each.hop_tokens for each in hops[1:]][: len(sizes)] == sizes
+
+
+@given(st.integers(25, 100), st.integers(0, 100))
+def test_even_hops_never_drift_from_what_was_asked_for(hop, prompt):
+    hops = run_plan(HopPlan.streaming(prompt, first_hop_tokens=hop, even_hop_tokens=hop), 3000)
+    done = 0
+    for count, each in enumerate(hops[1:-1], 1):
+        done += each.hop_tokens
+        assert 0 <= done - count * hop < 25 or each.hop_tokens == hop // 25 * 25
+
+
+def test_with_even_hops_no_smaller_one_is_offered_but_larger_ones_are():
+    plan = HopPlan.streaming(0, first_hop_tokens=50, even_hop_tokens=50)
+    plan.advance(plan.next_hop(53, ended=False))
+    assert plan.smallest_hop(102, ended=False) is None
+    smallest = plan.smallest_hop(153, ended=False)
+    assert smallest.hop_tokens == 50
+    assert not plan.can_grow(smallest)
+    assert plan.can_grow(smallest, beyond_schedule=True)
+    plan.advance(plan.grown(smallest, 1, 153, ended=False))
+    assert plan.smallest_hop(1000, ended=False).hop_tokens == 50

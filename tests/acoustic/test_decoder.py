@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,42 +16,31 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.run import AcousticJob, AcousticRun
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob
 from light_tts.errors import EngineFailure, InvalidRequest, LightTTSError
-from light_tts.models.nets.flow_net import FlowNet, build_dit_flow, build_unet_flow
-from light_tts.models.nets.hift import HiftNet, build_hift
 from light_tts.settings import AcousticSettings
-from light_tts.types import SAMPLES_PER_TOKEN, FinishReason, FlowPrompt
+from light_tts.types import SAMPLES_PER_TOKEN, FinishReason
+from tests.acoustic.tiny_models import (
+    CHUNK,
+    CODES,
+    LAYOUTS,
+    LOOKAHEAD,
+    PLENTY,
+    STEPS,
+    prompt_of,
+    tiny_flow,
+    tiny_vocoder,
+)
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-FLOWS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
-CHUNK, LOOKAHEAD, STEPS, CODES = 25, 3, 2, 400
-PLENTY = 1 << 30
 MEL_TOLERANCE = 1e-4
 AUDIO_TOLERANCE = 1e-2  # the golden data's for a waveform: rounding of the pitch adds up in the phase
 PATIENCE_S = 60.0
 
-layouts = pytest.mark.parametrize("layout", list(FLOWS))
-
-
-@functools.cache
-def tiny_flow(layout: str) -> FlowNet:
-    config = json.loads((GOLDEN / layout / "config.json").read_text())["flow"]
-    if "encoder" in config:
-        config["encoder"]["static_chunk_size"] = CHUNK
-    config["decoder"]["estimator"]["static_chunk_size"] = 2 * CHUNK
-    return FLOWS[layout](config, load_file(str(GOLDEN / layout / "flow.safetensors")))
-
-
-@functools.cache
-def tiny_vocoder(layout: str) -> HiftNet:
-    config = json.loads((GOLDEN / layout / "config.json").read_text())["hift"]
-    return build_hift(config, load_file(str(GOLDEN / layout / "hift.safetensors")), is_causal="3" in layout)
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,17 +49,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@functools.cache
-def prompt_of(num_tokens: int, seed: int = 0) -> FlowPrompt:
-    generator = torch.Generator().manual_seed(1000 * seed + num_tokens)
-    return FlowPrompt(
-        key=f"{num_tokens}:{seed}",
-        tokens=torch.randint(0, CODES, (num_tokens,), generator=generator),
-        mel=torch.randn(2 * num_tokens, 80, generator=generator) - 5.0,
-        speaker=torch.randn(192, generator=generator),
-    )
 
 
 def tokens_of(count: int, seed: int) -> list[int]:

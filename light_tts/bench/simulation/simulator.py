@@ -113,7 +113,7 @@ class Simulation:
         """A listener comes."""
         key = len(self._answers)
         answer = self._answers[key] = Answer(self._now_s, next(self._lengths))
-        prompt_tokens = CHUNK_TOKENS * (PROMPT_CHUNKS + 1) - self._settings.first_hop_tokens % CHUNK_TOKENS
+        prompt_tokens = CHUNK_TOKENS * (PROMPT_CHUNKS + 1) - self._settings.first_hop % CHUNK_TOKENS
         prompt = cast("Any", SimpleNamespace(tokens=np.zeros(prompt_tokens, np.int64)))
         job = AcousticJob(prompt, seed=0, flow_steps=self._settings.flow_steps, stream=self._load.stream)
         hops = hop_plan_for(
