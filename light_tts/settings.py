@@ -219,6 +219,9 @@ class ServerSettings:
 
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(8080, "port to listen on", ge=1, le=65535)
+    grpc_port: int = setting(
+        0, "port for CosyVoice's gRPC service beside HTTP, with the same limits; 0: none", ge=0, le=65535
+    )
     http_workers: int = setting(1, "processes that speak HTTP; they share one engine", ge=1, le=256)
     cpu_affinity: str | None = setting(None, "processors this server runs on, as in 0-15 or 0,2,4")
     numa_node: int | None = setting(None, "memory node whose processors and memory are used", ge=0)

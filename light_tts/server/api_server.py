@@ -21,6 +21,7 @@ from light_tts.logs import configure_logging
 from light_tts.server.app import create_app
 from light_tts.server.draining_server import DrainingServer
 from light_tts.server.errors import BrokenAnswer
+from light_tts.server.grpc_api import check_grpc
 from light_tts.server.health_monitor import HealthMonitor
 from light_tts.server.stats_log import StatsLog
 from light_tts.settings import Settings
@@ -44,6 +45,9 @@ def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
         logger.info("%s", note)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     listener = listen(settings.server.host, settings.server.port)
+    if settings.server.grpc_port:
+        check_grpc()
+        listen(settings.server.host, settings.server.grpc_port).close()
     app = create_app(None, settings)
     config = server_config(app, settings)
     server = DrainingServer(config, app.state.server.sessions, drain_timeout_s=settings.server.drain_timeout_s)

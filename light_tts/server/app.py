@@ -27,6 +27,7 @@ from light_tts.server import (
 )
 from light_tts.server.auth import ApiKeys
 from light_tts.server.errors import MethodNotAllowed, NotFound, error_response
+from light_tts.server.grpc_api import grpc_beside
 from light_tts.server.key_limits import KeyLimits
 from light_tts.server.limits import BodyLimit
 from light_tts.server.recording_fetch import check_can_fetch
@@ -73,7 +74,14 @@ def create_app(engine: SpeechEngine | None, settings: Settings, *, observer: Req
     """
     # No documentation pages: theirs load scripts from elsewhere. The schema itself is at /openapi.json.
     check_can_fetch(settings)
-    app = FastAPI(title="Light TTS", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Light TTS",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lambda app: grpc_beside(app, settings),
+    )
     for surface in SURFACES:
         app.include_router(surface.router)
     state = app.state.server = ServerState(settings, engine)

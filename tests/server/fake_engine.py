@@ -122,6 +122,7 @@ class FakeEngine:
         self.error = None
         self.error_after = 0
         self.stall_after = None
+        self.chunk_s = CHUNK_S
         self.overloaded = False
         self.hold_text = False
         self.phrase_cached = None
@@ -195,8 +196,8 @@ class FakeEngine:
                 return
             time.sleep(self.delay_s)
             stats.speech_tokens += 5
-            start = int(index * CHUNK_S * SAMPLE_RATE_HZ)
-            stream.put(AudioChunk(sine(CHUNK_S, self.amplitude, start)))
+            start = int(index * self.chunk_s * SAMPLE_RATE_HZ)
+            stream.put(AudioChunk(sine(self.chunk_s, self.amplitude, start)))
         if not stream.is_finished:
             stats.finish = "stop"
         self.running.discard(stream)
