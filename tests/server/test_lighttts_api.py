@@ -6,9 +6,6 @@ import wave
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from light_tts.audio_output import to_int16
 from light_tts.errors import BadAudio, DeadlineExceeded, EngineFailure
@@ -295,81 +292,3 @@ async def test_list_of_models(client):
     for method in ("GET", "POST"):
         answer = await client.request(method, "/query_tts_model")
         assert answer.json() == {"tts_models": ["cosyvoice"]}
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-field_names = st.sampled_from(
-    [
-        "tts_text",
-        "text",
-        "prompt_text",
-        "prompt_wav",
-        "prompt_audio",
-        "stream",
-        "streaming",
-        "speed",
-        "seed",
-        "voice",
-        "spk_id",
-        "language",
-        "flow_steps",
-        "top_p",
-        "top_k",
-        "temperature",
-        "response_format",
-        "sample_rate",
-        "tts_model_name",
-        "text_frontend",
-        "input",
-        "model",
-        "stream_format",
-        "ref_audio",
-        "instructions",
-        "name",
-        "audio_sample",
-    ]
-)
-bodies = st.dictionaries(field_names, json_values | st.sampled_from(["1", "true", "wav", "sse", "0.5"]), max_size=6)
-paths = st.sampled_from([PATH, "/v1/audio/speech", "/v1/audio/voices"])
-
-
-def check_never_our_fault(answer):
-    assert answer.status_code < 500, answer.text
-    if answer.status_code >= 400:
-        assert answer.json().get("message") or answer.json()["error"]["message"]
-
-
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=paths, body=bodies)
-async def test_no_json_makes_the_server_fail(client, path, body):
-    check_never_our_fault(await client.post(path, json=body))
-
-
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    path=paths,
-    body=st.binary(max_size=200)
-    | st.builds(lambda tail: b'--b\r\nContent-Disposition: form-data; name="text' + tail, st.binary()),
-    content_type=st.sampled_from(
-        [
-            "application/json",
-            "application/x-www-form-urlencoded",
-            "multipart/form-data; boundary=b",
-            "text/plain",
-            ";",
-            "",
-        ]
-    ),
-)
-async def test_no_bytes_make_the_server_fail(client, path, body, content_type):
-    check_never_our_fault(await client.post(path, content=body, headers={"content-type": content_type}))
-
-
-@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=paths, fields=st.dictionaries(field_names, st.text(max_size=20) | st.binary(max_size=20), max_size=6))
-async def test_no_form_makes_the_server_fail(client, path, fields):
-    check_never_our_fault(await client.post(path, **form(**fields)))
