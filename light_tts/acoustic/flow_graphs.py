@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,16 @@ def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int)
     return PlainRunner(net)
 
 
+def _record_nothing(memory: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    """A recording that keeps a memory pool alive while no other is there: a pool that nobody uses is gone for good."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        graph.capture_begin(pool=memory, capture_error_mode="thread_local")
+        torch.zeros(1, device="cuda")
+        graph.capture_end()
+    return graph
+
+
 class PagedRunner:
     """FlowRunner whose states lie in pages, and whose calls are recorded on a GPU.
 
@@ -103,6 +114,7 @@ class PagedRunner:
         if most_graphs:
             self._memory = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream()
+            self._anchor = _record_nothing(self._memory, self._stream)
 
     @property
     def num_recorded(self) -> int:

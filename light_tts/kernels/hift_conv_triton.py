@@ -1,7 +1,7 @@
 """Implicit matrix products for the vocoder's convolutions, with sums and activation in the epilogue.
 
-Plain version: `hift_conv.py`. Importing this needs Triton. Lengths are arguments, not compiled in: one compiled kernel
-serves pieces of every size.
+Plain version: `hift_conv.py`. Importing this needs Triton. Only the numbers of channels are compiled in: lengths, taps,
+dilations and what the epilogue does are arguments, so that a dozen compiled kernels serve a whole network.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue
 
-_KINDS = {"none": 0, "leaky": 1, "snake": 2}
+_NOTHING, _KINDS = 0, {"none": 1, "leaky": 2, "snake": 3}
 _FEW_STEPS = 4096  # of all rows together: below, smaller tiles keep more multiprocessors busy
 _SNAKE_BLOCK = 1024
 
 
-@triton.jit(do_not_specialize=["num_in", "num_out", "left"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_in", "num_out", "left", "kernel", "dilation", "residuals", "kind", "keeps_sum"])  # type: ignore[untyped-decorator]
 def _conv_kernel(
     x: tl.tensor,
     tail: tl.tensor,
@@ -38,15 +38,15 @@ def _conv_kernel(
     tail_stride: tl.tensor,
     scale: tl.tensor,
     slope: tl.tensor,
+    kernel: tl.tensor,
+    dilation: tl.tensor,
+    residuals: tl.tensor,
+    kind: tl.tensor,
+    keeps_sum: tl.tensor,
     IN: tl.constexpr,
     OUT: tl.constexpr,
-    KERNEL: tl.constexpr,
-    DILATION: tl.constexpr,
     HAS_TAIL: tl.constexpr,
     HAS_ENDS: tl.constexpr,
-    RESIDUALS: tl.constexpr,
-    KIND: tl.constexpr,
-    KEEPS_SUM: tl.constexpr,
     PRECISION: tl.constexpr,
     STEPS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -59,50 +59,51 @@ def _conv_kernel(
     source = x + row * num_in * IN
     earlier = tail + row * tail_stride
     products = tl.zeros((STEPS, COLUMNS), dtype=tl.float32)
-    for tap in range(KERNEL):
-        places = steps + tap * DILATION - left
+    parts: tl.constexpr = (IN + DEPTH - 1) // DEPTH
+    for index in range(kernel * parts):
+        tap = index // parts
+        channels = index % parts * DEPTH + tl.arange(0, DEPTH)
+        is_channel = channels < IN
+        places = steps + tap * dilation - left
         is_new = (places >= 0) & (places < num_in)
-        for first in range(0, IN, DEPTH):
-            channels = first + tl.arange(0, DEPTH)
-            is_channel = channels < IN
-            values = tl.load(
-                source + places[:, None] * IN + channels[None, :], mask=is_new[:, None] & is_channel[None, :], other=0.0
-            )
-            if HAS_TAIL:
-                is_old = places < 0
-                old = tl.load(
-                    earlier + (places + left)[:, None] * IN + channels[None, :],
-                    mask=is_old[:, None] & is_channel[None, :],
-                    other=0.0,
-                )
-                values = tl.where(is_old[:, None], old.to(values.dtype), values)
-            matrix = tl.load(
-                taps + (tap * IN + channels)[:, None] * OUT + columns[None, :],
-                mask=is_channel[:, None] & is_column[None, :],
+        values = tl.load(
+            source + places[:, None] * IN + channels[None, :], mask=is_new[:, None] & is_channel[None, :], other=0.0
+        )
+        if HAS_TAIL:
+            is_old = places < 0
+            old = tl.load(
+                earlier + (places + left)[:, None] * IN + channels[None, :],
+                mask=is_old[:, None] & is_channel[None, :],
                 other=0.0,
             )
-            products = tl.dot(values, matrix, products, input_precision=PRECISION)
+            values = tl.where(is_old[:, None], old.to(values.dtype), values)
+        matrix = tl.load(
+            taps + (tap * IN + channels)[:, None] * OUT + columns[None, :],
+            mask=is_channel[:, None] & is_column[None, :],
+            other=0.0,
+        )
+        products = tl.dot(values, matrix, products, input_precision=PRECISION)
     result = products + tl.load(bias + columns, mask=is_column, other=0.0)[None, :]
     places_out = row * num_out * OUT + steps[:, None] * OUT + columns[None, :]
     is_inside = (steps < num_out)[:, None] & is_column[None, :]
-    if RESIDUALS > 0:
+    if residuals > 0:
         result += tl.load(residual_0 + places_out, mask=is_inside, other=0.0)
-    if RESIDUALS > 1:
+    if residuals > 1:
         result += tl.load(residual_1 + places_out, mask=is_inside, other=0.0)
-    if RESIDUALS > 2:
+    if residuals > 2:
         result += tl.load(residual_2 + places_out, mask=is_inside, other=0.0)
     result = result * scale
     if HAS_ENDS:
         end = tl.load(ends + row)
         result = tl.where((steps < end)[:, None], result, 0.0)
-    if KEEPS_SUM:
+    if keeps_sum > 0:
         tl.store(total + places_out, result, mask=is_inside)
-    if KIND == 0:
+    if kind == 1:
         tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside)
-    if KIND == 1:
+    if kind == 2:
         leaky = tl.where(result > 0.0, result, result * slope)
         tl.store(activated + places_out, leaky.to(activated.dtype.element_ty), mask=is_inside)
-    if KIND == 2:
+    if kind == 3:
         frequency = tl.load(alpha + columns, mask=is_column, other=0.0)[None, :]
         gain = tl.load(inverse + columns, mask=is_column, other=0.0)[None, :]
         sine = tl.sin(result * frequency)
@@ -145,21 +146,22 @@ def conv(
     total = torch.empty(shape, dtype=torch.float32, device=x.device) if epilogue.keeps_sum else None
     wanted = epilogue.activation
     activated = None if wanted is None else torch.empty(shape, dtype=wanted.dtype, device=x.device)
-    residuals = [*epilogue.residuals, x, x, x][:3]
+    unused = weights.bias  # of the type that stands there elsewhere, so that nothing is compiled twice
+    residuals = [*epilogue.residuals, unused, unused, unused][:3]
     snake = wanted if wanted is not None and wanted.kind == "snake" else Activation()
     few = batch * num_out <= _FEW_STEPS
     steps, columns = (32, 64) if few else (64 if channels_out > 64 else 128, min(128, _columns(channels_out)))
     columns = min(columns, _columns(channels_out))
     _conv_kernel[(triton.cdiv(num_out, steps), triton.cdiv(channels_out, columns), batch)](
         x,
-        x if tail is None else tail,
+        unused if tail is None else tail,
         weights.taps,
         weights.bias,
         *residuals,
-        weights.bias if snake.alpha is None else snake.alpha,
-        weights.bias if snake.inverse is None else snake.inverse,
-        weights.bias if epilogue.ends is None else epilogue.ends,
-        x if total is None else total,
+        unused if snake.alpha is None else snake.alpha,
+        unused if snake.inverse is None else snake.inverse,
+        unused if epilogue.ends is None else epilogue.ends,
+        unused if total is None else total,
         x if activated is None else activated,
         num_in,
         num_out,
@@ -167,15 +169,15 @@ def conv(
         0 if tail is None else tail.stride(0),
         epilogue.scale,
         0.0 if wanted is None else wanted.slope,
+        kernel,
+        weights.dilation,
+        len(epilogue.residuals),
+        _NOTHING if wanted is None else _KINDS[wanted.kind],
+        int(epilogue.keeps_sum),
         IN=channels_in,
         OUT=channels_out,
-        KERNEL=kernel,
-        DILATION=weights.dilation,
         HAS_TAIL=tail is not None,
         HAS_ENDS=epilogue.ends is not None,
-        RESIDUALS=len(epilogue.residuals),
-        KIND=-1 if wanted is None else _KINDS[wanted.kind],
-        KEEPS_SUM=epilogue.keeps_sum,
         PRECISION="tf32",
         STEPS=steps,
         COLUMNS=columns,
