@@ -6,11 +6,13 @@ one; they hand over by queues that wake the reader. Two more sleep until a deadl
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,12 @@ from light_tts.acoustic.vocoder_graph import fastest_vocoder
 from light_tts.acoustic.warm_up import measure_costs
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
+from light_tts.backends import choose_backends
 from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, resident_bytes
 from light_tts.errors import UnknownModel
 from light_tts.events import NO_EVENTS, EngineEvents
 from light_tts.frontend.frontend import Frontend
+from light_tts.half_precision import load_finite_flow, load_finite_vocoder
 from light_tts.intake import Intake
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_dir import ModelDirectory
@@ -37,7 +41,7 @@ from light_tts.models.nets.flow_net import FlowNet
 from light_tts.narration import Narration
 from light_tts.phrase_book import PhraseBook, read_templates
 from light_tts.phrase_cache import phrase_key
-from light_tts.placement import Placement, place, prepare_cpu
+from light_tts.placement import Placement, place, prepare_cpu, prepare_gpu
 from light_tts.settings import Settings
 from light_tts.shared_speech import SharedSpeech
 from light_tts.speech_source import SpeechSource, start_codes
@@ -45,6 +49,8 @@ from light_tts.supervisor import Stage, Supervisor
 from light_tts.text_stream import TextAudioStream
 from light_tts.trace import RequestTrace
 from light_tts.types import FlowPrompt, LLMPrompt, PreparedRequest, SynthesisRequest, TokenSink
+
+logger = logging.getLogger(__name__)
 
 # A digit in each language loads the number readers.
 WARM_UP_TEXTS = ("Hello 1.", "你好 1。")
@@ -85,6 +91,9 @@ class TTSEngine:
             open_stream=partial(self._intake.open_stream, SharedSpeech),
             begin=self._begin_phrase,
         )
+        self._backends = choose_backends(settings)
+        for stage_name, backend in self._backends.items():
+            logger.info("%s backend: %s", stage_name, backend)
         self._started_s = time.monotonic()
         self._is_closed = False
         for stage in stages.values():
@@ -99,6 +108,7 @@ class TTSEngine:
         a device that is not there.
         """
         read_templates(settings.short_text.short_templates)  # a wrong file is refused before anything is loaded
+        prepare_gpu(os.environ)
         placement = place(settings.model)
         if placement.device.type == "cpu":
             prepare_cpu(settings.model.cpu_threads)
@@ -107,8 +117,8 @@ class TTSEngine:
             styles_outside=settings.model.styles_outside_model_dir,
         )
         with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
-            flow_net = pool.submit(directory.load_flow, dtype=placement.flow_dtype, device=placement.device)
-            vocoder_net = pool.submit(directory.load_vocoder, dtype=placement.vocoder_dtype, device=placement.device)
+            flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
+            vocoder_net = pool.submit(load_finite_vocoder, directory, placement.vocoder_dtype, placement.device)
             lms = {
                 style: pool.submit(directory.load_llm, style, dtype=placement.llm_dtype, device=placement.device)
                 for style in directory.styles
@@ -129,9 +139,10 @@ class TTSEngine:
                 )
                 for style, loaded in lms.items()
             }
-            flow = _flow_decoder(flow_net.result(), settings)
+            placement = replace(placement, flow_dtype=flow_net.result().dtype, vocoder_dtype=vocoder_net.result().dtype)
+            flow = _flow_decoder(flow_net.result().net, settings)
             vocoder = fastest_vocoder(
-                vocoder_net.result(),
+                vocoder_net.result().net,
                 crossfade=settings.acoustic.crossfade,
                 dtype=placement.vocoder_dtype,
                 records=not settings.llm.disable_cudagraph,
@@ -192,6 +203,7 @@ class TTSEngine:
             "model": self.model_name,
             "device": str(self._placement.device),
             "dtypes": self._placement.describe(),
+            "backends": {stage: str(backend) for stage, backend in self._backends.items()},
             "llm": llm_health(self._llms.values()),
             "acoustic": acoustic_health(self._decoder),
             "voice_cache": asdict(self._frontend.voice_cache_stats()),
@@ -217,6 +229,8 @@ class TTSEngine:
             with self.submit(SynthesisRequest(text, stream=stream, seed=0)) as audio:
                 for _ in audio:
                     pass
+        if self._placement.device.type == "cuda":
+            torch.cuda.empty_cache()  # what loading and warming up left behind; never while requests run
 
     def preload_phrases(self) -> None:
         """Begin to speak the configured short texts in the default voice, for the cache; returns at once."""

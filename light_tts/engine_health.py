@@ -49,4 +49,5 @@ def gpu_memory(device: torch.device) -> dict[str, Any] | None:
         "used_bytes": total_bytes - free_bytes,
         "total_bytes": total_bytes,
         "reserved_bytes": torch.cuda.memory_reserved(device),
+        "allocated_bytes": torch.cuda.memory_allocated(device),
     }

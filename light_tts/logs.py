@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any, Literal
 
 import structlog
+
+from light_tts.errors import ConfigError
 
 _shared_processors: list[Any] = [
     structlog.stdlib.add_log_level,
@@ -15,8 +19,17 @@ _shared_processors: list[Any] = [
 _logfmt = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 
 
-def configure_logging(level: str = "info", log_format: Literal["text", "json"] = "text") -> None:
-    """Send all logging, structlog's and the standard library's, to stderr in one format."""
+LOG_FILENAME = "light-tts.log"
+
+
+def configure_logging(
+    level: str = "info", log_format: Literal["text", "json"] = "text", log_dir: Path | None = None
+) -> None:
+    """Send all logging, structlog's and the standard library's, to stderr in one format.
+
+    log_dir:  directory of a file that gets the same lines; made if it is missing. Several processes may write it, and
+              tools that rotate logs may move it away. Raises ConfigError when it cannot be written.
+    """
     structlog.configure(
         processors=[*_shared_processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -32,11 +45,22 @@ def configure_logging(level: str = "info", log_format: Literal["text", "json"] =
             renderer,
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log_dir is not None:
+        handlers.append(_file_handler(log_dir))
+    for handler in handlers:
+        handler.setFormatter(formatter)
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = handlers
     root.setLevel(level.upper())
+
+
+def _file_handler(log_dir: Path) -> logging.Handler:
+    try:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        return WatchedFileHandler(log_dir / LOG_FILENAME, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"log_dir {log_dir} cannot be written: {error.strerror or error}") from None
 
 
 def render_text(logger: Any, method: str, event: dict[str, Any]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,10 @@ import torch
 from light_tts.errors import ConfigError
 from light_tts.settings import DType, ModelSettings
 
+logger = logging.getLogger(__name__)
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch reads the first if it is set
+ALLOCATOR_OPTIONS = "max_split_size_mb:512"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -57,6 +63,19 @@ def place(settings: ModelSettings) -> Placement:
         vocoder_dtype=_resolve("vocoder_dtype", settings.vocoder_dtype, torch.float32, device),
         reason=reason,
     )
+
+
+def prepare_gpu(environment: MutableMapping[str, str]) -> None:
+    """Set up torch for computing on a GPU, where there is one; before the first tensor on it (spec: server, 6.8)."""
+    if not any(environment.get(name) for name in ALLOCATOR_VARIABLES):
+        # Large blocks that stay whole serve texts of every length.
+        environment[ALLOCATOR_VARIABLES[-1]] = ALLOCATOR_OPTIONS
+    if not torch.cuda.is_available():
+        return
+    name = next(name for name in ALLOCATOR_VARIABLES if environment.get(name))
+    # It would try all algorithms again for every length of audio that it has not met.
+    torch.backends.cudnn.benchmark = False
+    logger.info("GPU memory: %s=%s; cudnn.benchmark: off, since audio has any length", name, environment[name])
 
 
 def prepare_cpu(threads: int) -> None:

@@ -4,6 +4,7 @@ import logging
 import pytest
 import structlog
 
+from light_tts.errors import ConfigError
 from light_tts.logs import configure_logging
 
 
@@ -41,3 +42,23 @@ def test_a_traceback_follows_its_line(capsys):
         logging.getLogger("x").exception("it failed")
     assert "it failed" in (text := capsys.readouterr().err)
     assert "ValueError: why" in text
+
+
+def test_the_same_lines_go_into_a_file(capsys, tmp_path):
+    configure_logging("info", "text", tmp_path / "logs" / "deep")
+    structlog.stdlib.get_logger("a").info("request done", id="x")
+    logging.getLogger("uvicorn").warning("port %s", 80)
+    file = tmp_path / "logs" / "deep" / "light-tts.log"
+    written, shown = (text.splitlines() for text in (file.read_text(), capsys.readouterr().err))
+    assert [line.split(" ", 1)[1] for line in written] == [line.split(" ", 1)[1] for line in shown]
+    file.rename(file.with_suffix(".1"))
+    logging.getLogger("uvicorn").warning("after a rotation")
+    assert "after a rotation" in file.read_text()
+    for handler in logging.getLogger().handlers[1:]:
+        handler.close()
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"log_dir .*file cannot be written: "):
+        configure_logging(log_dir=tmp_path / "file")

@@ -40,7 +40,7 @@ def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
     no connection is accepted and running requests have `drain_timeout_s` to end; a second signal ends at once.
     Raises ConfigError for an address that cannot be listened on, and what TTSEngine.load raises.
     """
-    configure_logging(settings.server.log_level, settings.server.log_format)
+    configure_logging(settings.server.log_level, settings.server.log_format, settings.server.log_dir)
     for note in notes:
         logger.info("%s", note)
     logging.getLogger("uvicorn.error").addFilter(_is_news)

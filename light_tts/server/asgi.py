@@ -21,7 +21,7 @@ def shared_app(settings: Settings, *, notes: Sequence[str] = ()) -> FastAPI:
 
     notes:  sentences for the log of the start.
     """
-    configure_logging(settings.server.log_level, settings.server.log_format)
+    configure_logging(settings.server.log_level, settings.server.log_format, settings.server.log_dir)
     for note in notes:
         logger.info("%s", note)
     app = create_app(None, settings)

@@ -50,7 +50,7 @@ class EngineMetrics:
         """Set what is read rather than told. health: of the engine, or the little that is known while it loads."""
         metrics = self._metrics
         metrics.engine_up.set(1 if health["ready"] else 0)
-        metrics.queued.set(health["queued"])
+        metrics.queued.set(health["queued"] + health.get("llm", {}).get("waiting", 0))
         if "llm" in health:
             metrics.kv_blocks_used.set(health["llm"]["kv_blocks_used"])
             metrics.kv_blocks_total.set(health["llm"]["kv_blocks_total"])

@@ -17,7 +17,12 @@ from light_tts.types import SynthesisRequest
 
 DEEP_CHECK_TEXT = "你好。"
 DEEP_CHECK_TIMEOUT_S = 30.0
-NO_GPU_MEMORY = {"used_bytes": 0, "total_bytes": 0, "reserved_bytes": 0}  # on CPU, and while the engine loads
+NO_GPU_MEMORY = {
+    "used_bytes": 0,
+    "total_bytes": 0,
+    "reserved_bytes": 0,
+    "allocated_bytes": 0,
+}  # on CPU, and while the engine loads
 
 router = APIRouter()
 

@@ -36,8 +36,9 @@ async def test_health_of_a_ready_server(client, engine):
 
 async def test_health_has_the_same_keys_loading_on_cpu_and_on_a_gpu(client, engine, settings):
     on_cpu = (await client.get("/health")).json()
-    assert on_cpu["gpu_memory"] == {"device": "cpu", "used_bytes": 0, "total_bytes": 0, "reserved_bytes": 0}
-    memory = {"device": "GPU", "used_bytes": 3, "total_bytes": 4, "reserved_bytes": 2}
+    nothing = dict.fromkeys(("used_bytes", "total_bytes", "reserved_bytes", "allocated_bytes"), 0)
+    assert on_cpu["gpu_memory"] == {"device": "cpu", **nothing}
+    memory = {"device": "GPU", "used_bytes": 3, "total_bytes": 4, "reserved_bytes": 2, "allocated_bytes": 1}
     engine.gpu_memory = lambda: memory
     on_gpu = (await client.get("/health")).json()
     assert on_gpu["gpu_memory"] == memory

@@ -103,6 +103,7 @@ def test_every_metric_moves(server, monkeypatch):
     health = httpx2.get(url + "/health").json()
     assert (health["current_concurrent_requests"], health["queued_requests"]) == (1, 1)
     assert health["gpu_memory"] == GPU
+    assert health["backends"]["flow"].startswith("built-in (TensorRT")
     assert health["llm"]["kv_blocks_total"] > 0
     leaving.join()
     waiting.join()
