@@ -79,7 +79,8 @@ class AudioStream:
     """Iterate it (`for` or `async for`) to get AudioChunk after AudioChunk; errors of the request are raised there.
 
     Leaving a `with` / `async with` block cancels what is still running. `on_cancel`, `on_read` and `on_drained` are the
-    engine's: stop the work; room for more chunks; nothing will be read any more. `trace` is None unless one is made.
+    engine's: stop the work; room for more chunks; nothing will be read any more (`on_left` is told that too). `trace`
+    is None unless one is made.
 
     A request counts as running until its last chunk has been read; after `hold`, until `cancel`.
     """
@@ -91,6 +92,7 @@ class AudioStream:
         self.on_cancel: Callable[[], None] | None = None
         self.on_read: Callable[[], None] | None = None
         self.on_drained: Callable[[], None] | None = None
+        self.on_left: Callable[[], None] | None = None
         self.trace: RequestTrace | None = None
         self._timeout_s = timeout_s
         self._max_pending_chunks = max_pending_chunks
@@ -225,8 +227,9 @@ class AudioStream:
     def _leave(self) -> None:
         with self._lock:
             was_left, self._is_left = self._is_left, True
-        if not was_left and self.on_drained is not None:
-            self.on_drained()
+        for told in (self.on_drained, self.on_left):
+            if not was_left and told is not None:
+                told()
 
     def _mark(self, what: str, chunk: AudioChunk) -> None:
         if self.trace is not None and chunk.samples.size:

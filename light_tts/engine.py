@@ -88,7 +88,7 @@ class TTSEngine:
         self._phrases = PhraseBook(
             settings.short_text,
             prepare=self._prepare_phrase,
-            open_stream=partial(self._intake.open_stream, SharedSpeech),
+            open_stream=partial(self._intake.open_stream, SharedSpeech, of_caller=False),
             begin=self._begin_phrase,
         )
         self._backends = choose_backends(settings)

@@ -10,6 +10,7 @@ LightTTSError
 │   ├── UnknownModel
 │   └── Unsupported       asked for something this model or installation does not have
 ├── Overloaded            bounded queue full; try again
+├── RateLimited           the caller has used up its own share; try again
 ├── DeadlineExceeded      the request's time ran out
 ├── Cancelled             the caller went away or asked to stop
 ├── CheckpointError       model directory or weight file wrong or incomplete
@@ -81,6 +82,16 @@ class Overloaded(LightTTSError):
     """A bounded queue is full. `retry_after_s` is an estimate of when to come back."""
 
     code = "OVERLOADED"
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(LightTTSError):
+    """The caller has used up its own share. `retry_after_s` is when to come back."""
+
+    code = "RATE_LIMITED"
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)

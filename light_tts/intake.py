@@ -20,6 +20,7 @@ import torch
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.admission import Admission
 from light_tts.audio_stream import AudioStream
+from light_tts.caller_limits import CallerLimits
 from light_tts.deadlines import DeadlineClock
 from light_tts.errors import ConfigError, EngineFailure, LightTTSError
 from light_tts.narration import Narration
@@ -50,6 +51,7 @@ class Intake:
         when_revived: Callable[[Callable[[], None]], None],
     ) -> None:
         self.admission = Admission(max_running=settings.max_concurrent_requests, max_queue=settings.max_queue)
+        self._callers = CallerLimits(settings.key_max_concurrent, settings.key_requests_per_minute)
         self._settings = settings
         self._decoder = decoder
         self._when_revived = when_revived
@@ -76,17 +78,24 @@ class Intake:
         self._deadlines.close()
         self._pool.shutdown(wait=True)
 
-    def open_stream(self, kind: type[StreamKind], request: SynthesisRequest) -> StreamKind:
-        """The stream of a request that could be served. Raises InvalidRequest, EngineFailure after `cancel_all`."""
+    def open_stream(self, kind: type[StreamKind], request: SynthesisRequest, *, of_caller: bool = True) -> StreamKind:
+        """The stream of a request that could be served.
+
+        of_caller:  False for work on behalf of several callers, which none of them is charged for.
+        Raises InvalidRequest, RateLimited, EngineFailure after `cancel_all`.
+        """
         check_ranges(request)
         if self._is_closed:
             raise EngineFailure("The engine has been closed.")
         limit_s = self._settings.request_timeout_s
-        return kind(
+        stream = kind(
             request.request_id or uuid.uuid4().hex,
             timeout_s=min(limit_s, request.timeout_s or limit_s),
             max_pending_chunks=self._settings.max_pending_chunks,
         )
+        if of_caller and request.caller is not None:
+            self._callers.enter(request.caller, stream)
+        return stream
 
     def begin(
         self, stream: AudioStream, prepare: Prepare, trace: RequestTrace | None = None, *, takes_place: bool = True
@@ -117,6 +126,8 @@ class Intake:
             enter(stream, partial(self._submit, narration, prepare))
         except LightTTSError:
             self._deadlines.remove(stream)
+            if stream.on_left is not None:
+                stream.on_left()
             raise
 
     def _leave(self, stream: AudioStream) -> None:

@@ -195,6 +195,10 @@ class EngineSettings:
     max_queue: int = setting(
         0, "requests that wait for a place when all are taken, in order; 0: refused at once", ge=0, le=100_000
     )
+    key_max_concurrent: int = setting(0, "requests of one API key served at once; over it a 429; 0: no limit", ge=0)
+    key_requests_per_minute: int = setting(
+        0, "requests one API key may begin per minute; over it a 429; 0: no limit", ge=0
+    )
     request_timeout_s: float = setting(300.0, "a request that takes longer, its wait included, is ended", ge=1)
     max_pending_chunks: int = setting(64, "audio chunks that wait for a slow reader before its stream is paused", ge=2)
     max_restarts: int = setting(
@@ -241,10 +245,6 @@ class ServerSettings:
         (), "keys that may do everything; when there is one, only they add and remove voices"
     )
     open_lists: bool = setting(True, "models and voices are listed without a key")
-    key_max_concurrent: int = setting(0, "requests of one API key served at once; over it a 429; 0: no limit", ge=0)
-    key_requests_per_minute: int = setting(
-        0, "requests one API key may begin per minute; over it a 429; 0: no limit", ge=0
-    )
     cors_origins: tuple[str, ...] = setting((), "origins allowed to call from a browser")
     default_voice: str | None = setting(None, "voice of requests that name none; default: by the text's language")
     voice_aliases: tuple[str, ...] = setting(

@@ -271,5 +271,5 @@ def _check_door(settings: Settings, origins: Mapping[str, str]) -> None:
             )
     if not (server.api_key or server.admin_key):
         for limit in ("key_max_concurrent", "key_requests_per_minute"):
-            if getattr(server, limit):
+            if getattr(settings.engine, limit):
                 raise ConfigError(f"{limit} (from {origins[limit]}) limits each API key; set api_key as well")

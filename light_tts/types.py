@@ -117,6 +117,7 @@ class SynthesisRequest:
     phrase_cache:   True: a short text in a registered voice may be answered from the cache of phrases, and is kept
                     there; False: never; None: as configured (short_cache_all). A given seed always means never.
     is_probe:       of a health check: served at once, beside the places that others wait for.
+    caller:         who asks, where requests are counted by caller; None: not counted.
     """
 
     text: str
@@ -134,6 +135,7 @@ class SynthesisRequest:
     timeout_s: float | None = None
     phrase_cache: bool | None = None
     is_probe: bool = False
+    caller: str | None = None
     request_id: str = ""
 
 

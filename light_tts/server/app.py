@@ -28,7 +28,6 @@ from light_tts.server import (
 from light_tts.server.auth import ApiKeys
 from light_tts.server.errors import MethodNotAllowed, NotFound, error_response
 from light_tts.server.grpc_api import grpc_beside
-from light_tts.server.key_limits import KeyLimits
 from light_tts.server.limits import BodyLimit
 from light_tts.server.recording_fetch import check_can_fetch
 from light_tts.server.request_context import RequestContext
@@ -37,7 +36,7 @@ from light_tts.server.state import ServerState, request_record
 from light_tts.server.trailing_slash import TrailingSlash
 
 if TYPE_CHECKING:
-    from light_tts.settings import ServerSettings, Settings
+    from light_tts.settings import Settings
     from light_tts.speech_engine import SpeechEngine
 
 
@@ -89,7 +88,8 @@ def create_app(engine: SpeechEngine | None, settings: Settings, *, observer: Req
 
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=_max_body_bytes(settings))
-    _add_key_middleware(app, settings.server)
+    keys = {"keys": settings.server.api_key, "admin_keys": settings.server.admin_key}
+    app.add_middleware(ApiKeys, **keys, open_lists=settings.server.open_lists)
     if settings.server.gzip:  # leaves audio and event streams as they are
         app.add_middleware(GZipMiddleware, minimum_size=GZIP_FROM_BYTES, compresslevel=GZIP_LEVEL)
     app.add_middleware(
@@ -109,13 +109,6 @@ def create_app(engine: SpeechEngine | None, settings: Settings, *, observer: Req
     app.add_exception_handler(ClientDisconnect, _answer_left)
     app.add_exception_handler(Exception, _answer_unforeseen)
     return app
-
-
-def _add_key_middleware(app: FastAPI, server: ServerSettings) -> None:
-    limits = {"max_concurrent": server.key_max_concurrent, "requests_per_minute": server.key_requests_per_minute}
-    if any(limits.values()):
-        app.add_middleware(KeyLimits, num_keys=len(server.admin_key) + len(server.api_key), **limits)
-    app.add_middleware(ApiKeys, keys=server.api_key, admin_keys=server.admin_key, open_lists=server.open_lists)
 
 
 def known_routes() -> frozenset[str]:

@@ -23,7 +23,7 @@ class ApiKeys:
 
     Health, metrics and the bare base URL are always open; lists are open to GET when `open_lists` (pickers of some
     clients ask for them without a key). Where there are admin keys, voices are added and removed with them only; they
-    open everything else too. The number of the key is left in `scope["state"]["api_key"]`.
+    open everything else too. The key becomes the caller of the request's record.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class ApiKeys:
             await self._app(scope, receive, send)
             return
         number = self._key_number(Headers(scope=scope))
-        scope["state"]["api_key"] = number
+        if number is not None:
+            scope["state"]["record"].caller = f"key {number}"
         error = self._error(scope, number)
         if error is None:
             await self._app(scope, receive, send)

@@ -100,7 +100,7 @@ class _Session:
         opening = self._json(await self._next_frame())
         if opening.keys() == {"finish"}:
             return  # nothing to say
-        self._options = options = read_options_frame(opening, self._state, self._record.request_id)
+        self._options = options = read_options_frame(opening, self._state, self._record)
         self._record.voice, self._record.model = options.voice_name, options.request.model
         first: TextFrame | None = None
         if options.needs_recording:

@@ -9,6 +9,7 @@ from typing import Any
 from light_tts.errors import InvalidRequest
 from light_tts.server.fields import Fields
 from light_tts.server.inference_fields import VOICE, check_model, read_options
+from light_tts.server.request_record import RequestRecord
 from light_tts.server.speech_fields import AudioOutput, audio_output, language_code, named_voice
 from light_tts.server.state import ServerState
 from light_tts.types import ReferenceAudio, SynthesisRequest
@@ -61,7 +62,7 @@ class SessionOptions:
         return replace(self, request=replace(self.request, voice=voice))
 
 
-def read_options_frame(values: Mapping[str, Any], state: ServerState, request_id: str) -> SessionOptions:
+def read_options_frame(values: Mapping[str, Any], state: ServerState, record: RequestRecord) -> SessionOptions:
     """The opening frame. Raises InvalidFields, InvalidRequest, UnknownVoice, UnknownModel, Unsupported, NotReady."""
     engine = state.ready_engine()
     fields = Fields(values)
@@ -81,7 +82,8 @@ def read_options_frame(values: Mapping[str, Any], state: ServerState, request_id
         stream=True,
         language=language_code(language),
         model=check_model(model, engine),
-        request_id=request_id,
+        caller=record.caller,
+        request_id=record.request_id,
         **options,
     )
     return SessionOptions(request, audio_output(format_name, rate_hz, stream=True), prompt_text, name, wants_events)

@@ -20,6 +20,7 @@ from light_tts.errors import (
     InvalidRequest,
     LightTTSError,
     Overloaded,
+    RateLimited,
     StageLost,
     TextTooLong,
     UndecodableAudio,
@@ -92,16 +93,6 @@ class Forbidden(LightTTSError):
     """The key is known, but lacks the right."""
 
     code = "FORBIDDEN"
-
-
-class RateLimited(LightTTSError):
-    """The key has used up its own share. `retry_after_s` is when to come back."""
-
-    code = "RATE_LIMITED"
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class NotReady(LightTTSError):

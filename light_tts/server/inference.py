@@ -22,6 +22,7 @@ from light_tts.server.inference_fields import (
     server_voice,
 )
 from light_tts.server.request_body import read_values
+from light_tts.server.request_record import RequestRecord
 from light_tts.server.speech_fields import AudioOutput, check_text_length, language_code, voice_label
 from light_tts.server.state import request_record, server_state
 from light_tts.types import Mode, ReferenceAudio, RegisteredVoice, SynthesisRequest
@@ -58,7 +59,7 @@ async def speak(request: Request, dialect: Dialect) -> AudioResponse:
     fields = Fields(await read_values(request))
     record.mark_received()
     output = read_output(fields, request.headers.get("accept", ""), stream_by_default=dialect.by_sentence)
-    synthesis = _synthesis(fields, state.settings, output, dialect, engine, record.request_id)
+    synthesis = _synthesis(fields, state.settings, output, dialect, engine, record)
     voice = voice_label(synthesis)
     record.voice, record.model, record.text_chars = voice, synthesis.model, len(synthesis.text)
     record.text = synthesis.text if state.settings.server.log_text else None
@@ -77,7 +78,7 @@ def _synthesis(
     output: AudioOutput,
     dialect: Dialect,
     engine: SpeechEngine,
-    request_id: str,
+    record: RequestRecord,
 ) -> SynthesisRequest:
     text = fields.text(*TEXT, required=True)
     options = read_options(fields)
@@ -98,7 +99,7 @@ def _synthesis(
     if settings.server.strict_lighttts and stream and options["speed"] != 1.0:
         raise InvalidRequest("speed change only support non-stream inference mode", "speed")
     if isinstance(voice, ReferenceAudio) and not voice.prompt_text and dialect.mode is None:
-        logger.info("%s: a recording without its transcript, spoken in cross-lingual mode", request_id)
+        logger.info("%s: a recording without its transcript, spoken in cross-lingual mode", record.request_id)
     return SynthesisRequest(
         text=text,
         voice=voice,
@@ -107,6 +108,7 @@ def _synthesis(
         stream=stream,
         language=language,
         model=check_model(model, engine),
-        request_id=request_id,
+        caller=record.caller,
+        request_id=record.request_id,
         **options,
     )

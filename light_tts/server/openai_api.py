@@ -17,6 +17,7 @@ from light_tts.server.framing import EventFraming, RawFraming
 from light_tts.server.openai_models import served_model
 from light_tts.server.recording_fetch import MAX_URL_CHARS, fetch_recording, is_address
 from light_tts.server.request_body import read_json
+from light_tts.server.request_record import RequestRecord
 from light_tts.server.speech_fields import (
     AudioOutput,
     audio_output,
@@ -82,7 +83,7 @@ async def speech(request: Request) -> AudioResponse:
     record.mark_received()
     output = _output(fields)
     is_events = _choice(fields, "stream_format", ("audio", "sse")) == "sse"
-    synthesis = await _synthesis(fields, engine, state.settings, output, record.request_id)
+    synthesis = await _synthesis(fields, engine, state.settings, output, record)
     voice = voice_label(synthesis)
     record.voice, record.model, record.text_chars = voice, synthesis.model, len(synthesis.text)
     record.text = synthesis.text if state.settings.server.log_text else None
@@ -101,7 +102,7 @@ async def speech(request: Request) -> AudioResponse:
 
 
 async def _synthesis(
-    fields: Fields, engine: SpeechEngine, settings: Settings, output: AudioOutput, request_id: str
+    fields: Fields, engine: SpeechEngine, settings: Settings, output: AudioOutput, record: RequestRecord
 ) -> SynthesisRequest:
     text = fields.text("input", required=True)
     speed = fields.number("speed", low=MIN_SPEED, high=MAX_SPEED)
@@ -126,7 +127,8 @@ async def _synthesis(
         seed=seed,
         language=language,
         model=style,
-        request_id=request_id,
+        caller=record.caller,
+        request_id=record.request_id,
     )
 
 

@@ -24,6 +24,7 @@ class RequestRecord:
     status:         HTTP status; of a WebSocket 101 once accepted.
     received_s:     when the last byte of the request was here.
     error:          why it failed, also after the first byte.
+    caller:         whose key it was, where there are keys.
     has_left:       True when the client went away before the end.
     late_s:         of each streamed chunk after the first: how late it came against real-time playback.
     """
@@ -33,6 +34,7 @@ class RequestRecord:
     is_synthesis: bool
     caller_request_id: str | None = None
     session_id: str | None = None
+    caller: str | None = None
     started_s: float = field(default_factory=time.monotonic)
 
     status: int | None = None

@@ -64,6 +64,7 @@ async def inference_short(request: Request) -> AudioResponse:
         stream=output.stream,
         language=language,
         model=check_model(model, engine),
+        caller=record.caller,
         request_id=record.request_id,
         **_with_cache(options),
     )

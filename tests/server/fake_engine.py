@@ -7,6 +7,7 @@ import numpy as np
 
 from light_tts.audio_output import encode_complete
 from light_tts.audio_stream import AudioStream
+from light_tts.caller_limits import CallerLimits
 from light_tts.errors import EmptyText, Overloaded, UnknownVoice
 from light_tts.types import SAMPLE_RATE_HZ, AudioChunk, Voice
 
@@ -124,6 +125,7 @@ class FakeEngine:
         self.stall_after = None
         self.chunk_s = CHUNK_S
         self.overloaded = False
+        self.callers = CallerLimits(0, 0)
         self.hold_text = False
         self.phrase_cached = None
         self.streams_never_end = False
@@ -169,6 +171,8 @@ class FakeEngine:
     def _admit(self, stream, request):
         if self.overloaded:
             raise Overloaded("The server is busy.", retry_after_s=2.5)
+        if request.caller is not None:
+            self.callers.enter(request.caller, stream)
         self.requests.append(request)
         self.streams.append(stream)
         self.running.add(stream)

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from light_tts.caller_limits import CallerLimits
 from light_tts.errors import ConfigError
 from light_tts.server.app import create_app
-from light_tts.server.key_limits import RateBucket
 from light_tts.settings_loader import load_settings
 
 from .conftest import asgi_client, wait_for, with_server
@@ -19,8 +19,8 @@ def bearer(key):
 
 
 async def test_a_key_has_so_many_requests_at_once(engine, settings):
-    engine.stall_after = 0
-    app = create_app(engine, with_server(settings, api_key=("a", "b"), key_max_concurrent=2))
+    engine.stall_after, engine.callers = 0, CallerLimits(2, 0)
+    app = create_app(engine, with_server(settings, api_key=("a", "b")))
 
     def ask(key):
         return asyncio.create_task(client.post(SPEECH, json={"input": "x"}, headers=bearer(key)))
@@ -45,7 +45,8 @@ async def test_a_key_has_so_many_requests_at_once(engine, settings):
 
 
 async def test_a_key_begins_so_many_requests_per_minute(engine, settings):
-    app = create_app(engine, with_server(settings, api_key=("a",), admin_key=("root",), key_requests_per_minute=3))
+    engine.callers = CallerLimits(0, 3)
+    app = create_app(engine, with_server(settings, api_key=("a",), admin_key=("root",)))
     async with asgi_client(app) as client:
         codes = [
             (await client.post("/inference_zero_shot", data={"tts_text": "x"}, headers=bearer("a"))).status_code
@@ -57,24 +58,6 @@ async def test_a_key_begins_so_many_requests_per_minute(engine, settings):
         assert 1 <= int(refused.headers["retry-after"]) <= 20
         assert (await client.post(SPEECH, json={"input": "x"}, headers=bearer("root"))).status_code == 200
     assert len(engine.requests) == 4
-
-
-def test_a_bucket_fills_again():
-    now_s = [0.0]
-    bucket = RateBucket(60, clock=lambda: now_s[0])
-    for _ in range(60):
-        assert bucket.wait_s() == 0.0
-        bucket.take()
-    assert bucket.wait_s() == pytest.approx(1.0)
-    now_s[0] = 1.5
-    assert bucket.wait_s() == 0.0
-    bucket.take()
-    assert bucket.wait_s() == pytest.approx(0.5)
-    now_s[0] = 1000.0
-    assert bucket.wait_s() == 0.0
-    for _ in range(60):
-        bucket.take()
-    assert bucket.wait_s() > 0.0
 
 
 @pytest.mark.parametrize("limit", ["key_max_concurrent", "key_requests_per_minute"])

@@ -8,6 +8,7 @@ import httpx2
 import openai
 import pytest
 
+from light_tts.caller_limits import CallerLimits
 from light_tts.errors import DeadlineExceeded, EngineFailure
 from light_tts.server.app import create_app
 
@@ -119,7 +120,8 @@ def test_an_answer_that_was_cut_raises(sdk, engine, is_streamed):
 
 
 def test_keys_and_their_limits(engine, settings):
-    changed = with_server(settings, api_key=("secret",), admin_key=("root",), key_requests_per_minute=1)
+    changed = with_server(settings, api_key=("secret",), admin_key=("root",))
+    engine.callers = CallerLimits(0, 1)
     with serving(create_app(engine, changed), changed) as url:
 
         def sdk(key):
