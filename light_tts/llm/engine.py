@@ -32,7 +32,7 @@ from light_tts.llm.pending import SampledToken
 from light_tts.llm.random import run_key
 from light_tts.llm.sampler import INVALID_TOKEN
 from light_tts.llm.scheduler import Chunk, Scheduler
-from light_tts.llm.sequence import RowSampling
+from light_tts.llm.sequence import RowSampling, SequenceState
 from light_tts.llm.sequence import Sequence as Run
 from light_tts.llm.silence import SilenceFilter
 from light_tts.models.nets.speech_lm import SpeechLM
@@ -231,7 +231,8 @@ class SpeechTokenEngine:
         for sampled in tokens:
             self._hand_over(sampled)
         for chunk in step.begun:
-            self._scheduler.settle(chunk.sequence)
+            if not chunk.sequence.num_drawing:
+                self._scheduler.settle(chunk.sequence)
         self._num_steps += 1
         self._events.llm_step(LLMStep(seconds, len(step.begun), step.num_rows))
 
@@ -241,24 +242,25 @@ class SpeechTokenEngine:
         self._end(run, _failure(EngineFailure, error))
 
     def _hand_over(self, sampled: SampledToken) -> None:
-        run = sampled.sequence
-        if not run.arrive(sampled.chunk.start, is_ahead=sampled.chunk.is_ahead) or run.is_finished:
+        (run, start, _, _, is_ahead), token = sampled
+        if not run.arrive(start, is_ahead) or run.state is SequenceState.FINISHED:
             return
-        if sampled.token == INVALID_TOKEN:
+        if token == INVALID_TOKEN:
             self._discard(run)
             self._end(run, EngineFailure("The language model produced values that are not numbers."))
             return
-        num_rows = run.num_rows
-        code = run.layout.accept(sampled.token)
+        layout = run.layout
+        num_rows = len(layout.rows)
+        code = layout.accept(token)
         if code is None:
             run.take_back(num_rows)
         else:
             self._num_codes += 1
-            if run.silence.keeps(code) and not self._tell(partial(run.sink.put, (code,))):
+            if run.silence.keeps(code) and not self._put(run, code):
                 self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
                 return
-        if run.layout.finish_reason is not None:
-            self._end(run, run.layout.finish_reason)
+        if layout.finish_reason is not None:
+            self._end(run, layout.finish_reason)
 
     def _discard(self, run: Run) -> None:
         """Let nothing that is not finite stay in the pages of a run."""
@@ -284,6 +286,15 @@ class SpeechTokenEngine:
             self._tell(partial(run.sink.end, outcome))
         else:
             self._tell(partial(run.sink.fail, outcome))
+
+    def _put(self, run: Run, code: int) -> bool:
+        # As `_tell`, without making a message for every code.
+        try:
+            run.sink.put((code,))
+        except Exception:
+            logger.exception("a listener of speech tokens failed; its run ends")
+            return False
+        return True
 
     def _tell(self, message: Callable[[], None]) -> bool:
         # The boundary of one run: whatever its listener does wrong must not reach the others.

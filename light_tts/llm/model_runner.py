@@ -119,8 +119,8 @@ class ModelRunner:
         with torch.inference_mode(), self._on_stream():
             if self._padded is None:
                 return self._launch_packed(chunks)
-            padded = [chunk for chunk in chunks if chunk.sequence.runs_ahead]
             others = [chunk for chunk in chunks if not chunk.sequence.runs_ahead]
+            padded = [chunk for chunk in chunks if chunk.sequence.runs_ahead] if others else chunks
             draws = [self._padded.launch(padded)] if padded else []
             return draws + (self._launch_packed(others) if others else [])
 

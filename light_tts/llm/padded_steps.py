@@ -94,7 +94,7 @@ class PaddedSteps:
             shape = self._shape_of(part)
             target += self._inputs.fill(part, shape, target)
             self._replays[shape]()
-            drawing += [chunk for chunk in part if chunk.samples]
+            drawing += part if shape.num_tiles == 0 else [chunk for chunk in part if chunk.samples]
         host = self._host_drawn[begin:target]
         host.copy_(self._drawn[begin:target], non_blocking=True)
         return PendingDraws.on_host(drawing, host)
@@ -108,9 +108,10 @@ class PaddedSteps:
 
     def _shape_of(self, part: list[Chunk]) -> StepShape:
         """The smallest shape that holds the part."""
-        if all(chunk.num_rows == 1 and chunk.samples for chunk in part):
+        _, _, counts, samples, _ = zip(*part, strict=True)
+        num_rows = sum(counts)
+        if num_rows == len(part) and all(samples):
             return StepShape.decoding(self._decode_sizes[bisect_left(self._decode_sizes, len(part))])
-        num_rows = max(sum(chunk.num_rows for chunk in part), len(part))
         return self._packed_shape(self._packed_sizes[bisect_left(self._packed_sizes, num_rows)])
 
     def _parts(self, chunks: list[Chunk]) -> list[list[Chunk]]:
@@ -119,8 +120,9 @@ class PaddedSteps:
 
 def parts_of(chunks: list[Chunk], *, most_sequences: int, most_rows: int) -> list[list[Chunk]]:
     """Cut a step into parts of at most so many chunks and rows, decoding rows first; a long chunk is cut as well."""
-    if len(chunks) <= most_sequences and sum(chunk.num_rows for chunk in chunks) <= most_rows:
-        return [sorted(chunks, key=_is_long)]
+    num_rows = [chunk.num_rows for chunk in chunks]
+    if len(chunks) <= most_sequences and sum(num_rows) <= most_rows:
+        return [chunks if max(num_rows) == 1 else sorted(chunks, key=_is_long)]
     parts: list[list[Chunk]] = [[]]
     room = most_rows
     for whole in sorted(chunks, key=_is_long):

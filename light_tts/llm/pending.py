@@ -54,4 +54,4 @@ class PendingDraws:
         """The ids, when they are known."""
         if self.ready is not None:
             self.ready.synchronize()
-        return [SampledToken(chunk, token) for chunk, token in zip(self.chunks, self.tokens.tolist(), strict=True)]
+        return list(map(SampledToken, self.chunks, self.tokens.tolist()))

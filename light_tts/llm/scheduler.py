@@ -37,8 +37,9 @@ class Chunk(NamedTuple):
     def of(cls, sequence: Sequence, num_rows: int) -> Chunk:
         """The next `num_rows` rows of a sequence."""
         start = sequence.num_computed
-        is_ahead = sequence.num_drawing > 0
-        return cls(sequence, start, num_rows, is_ahead or start + num_rows == sequence.num_rows, is_ahead)
+        if sequence.num_drawing:
+            return cls(sequence, start, num_rows, True, True)
+        return cls(sequence, start, num_rows, start + num_rows == len(sequence.layout.rows), False)
 
 
 class Scheduler:
@@ -54,7 +55,7 @@ class Scheduler:
     ) -> None:
         self.blocks = blocks
         self.waiting: list[Sequence] = []  # by arrival
-        self.running: list[Sequence] = []
+        self.running: list[Sequence] = []  # by arrival
         self.parked: list[Sequence] = []  # by arrival
         self.num_preemptions = 0
         self.num_rows_reused = 0
@@ -99,16 +100,18 @@ class Scheduler:
         """Choose the rows of the next step; pages for them are allocated."""
         self._step += 1
         chunks: list[Chunk] = []
-        budget = self._budget_rows
-        # Who waited longest first, then decoding before prompts, then by age: all advance, however small the budget.
-        for sequence in sorted(self.running, key=lambda s: (s.last_step, s.num_pending > 1, s.arrival)):
+        budget, block_tokens = self._budget_rows, self.blocks.block_tokens
+        for sequence, num_pending in self._in_turn():
             if not budget:
                 break
             # An older one may just have taken its pages.
             if sequence.state is SequenceState.RUNNING:
-                num_rows = min(sequence.num_pending, budget)
-                if num_rows and self._reserve(sequence, sequence.num_computed + num_rows):
-                    budget -= self._plan(chunks, sequence, num_rows)
+                num_rows = num_pending if num_pending <= budget else budget
+                num_missing = sequence.num_computed + num_rows - len(sequence.blocks) * block_tokens
+                if num_missing <= 0 or self._reserve(sequence, sequence.num_computed + num_rows):
+                    chunks.append(Chunk.of(sequence, num_rows))
+                    sequence.last_step = self._step
+                    budget -= num_rows
         may_join = not self.running or self._step - self._last_joining_step >= self._joining.steps_between
         while may_join and budget and self.waiting and len(self.running) < self._max_running:
             sequence = self.waiting[0]
@@ -116,10 +119,12 @@ class Scheduler:
             if sequence.num_drawing or not self._admit(sequence):
                 break
             self._last_joining_step = self._step
-            budget -= self._plan(chunks, sequence, min(sequence.num_pending, budget))
+            chunks.append(Chunk.of(sequence, min(sequence.num_pending, budget)))
+            sequence.last_step = self._step
+            budget -= chunks[-1].num_rows
         if not chunks and self.running and self.waiting and not self._is_drawing():
             # Whoever runs needs pages that an older, waiting sequence holds, which waits for a place in turn.
-            self._preempt(max(self.running, key=_arrival))
+            self._preempt(self.running[-1])
             return self.schedule()
         return chunks
 
@@ -128,12 +133,16 @@ class Scheduler:
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.num_drawing += chunk.samples
-            before = sequence.num_computed // self.blocks.block_tokens
             sequence.num_computed += chunk.num_rows
-            keys = sequence.shareable_keys(self.blocks.block_tokens)
-            after = min(sequence.num_computed // self.blocks.block_tokens, len(keys))
-            for index in range(before, after):
-                self.blocks.publish(sequence.blocks[index], keys[index])
+            if chunk.start < sequence.layout.num_shareable:
+                self._publish(sequence, chunk.start)
+
+    def _publish(self, sequence: Sequence, start: int) -> None:
+        """Let others find the pages that are full since the rows from `start` were computed."""
+        keys = sequence.shareable_keys(self.blocks.block_tokens)
+        num_full = min(sequence.num_computed // self.blocks.block_tokens, len(keys))
+        for index in range(start // self.blocks.block_tokens, num_full):
+            self.blocks.publish(sequence.blocks[index], keys[index])
 
     def settle(self, sequence: Sequence) -> None:
         """After a sample or a chunk: park the sequence if it has nothing to compute and no sample on its way."""
@@ -145,10 +154,14 @@ class Scheduler:
         """True when samples are on their way, after which there may be something to compute."""
         return any(sequence.num_drawing for sequence in (*self.running, *self.waiting))
 
-    def _plan(self, chunks: list[Chunk], sequence: Sequence, num_rows: int) -> int:
-        chunks.append(Chunk.of(sequence, num_rows))
-        sequence.last_step = self._step
-        return num_rows
+    def _in_turn(self) -> list[tuple[Sequence, int]]:
+        """Running sequences that have rows to compute, and how many."""
+        pending = [(sequence, num_rows) for sequence in self.running if (num_rows := sequence.num_pending)]
+        if sum(num_rows for _, num_rows in pending) > self._budget_rows:
+            # Who waited longest first, then decoding before prompts, then by age: all advance, however small the budget
+            # is.
+            pending.sort(key=lambda item: (item[0].last_step, item[1] > 1, item[0].arrival))
+        return pending
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give the oldest waiting sequence a place, and pages for all the rows it has."""
@@ -168,7 +181,7 @@ class Scheduler:
             self.num_rows_reused += sequence.num_computed
         sequence.blocks.extend(self.blocks.allocate(missing))
         self.waiting.remove(sequence)
-        self.running.append(sequence)
+        insort(self.running, sequence, key=_arrival)
         sequence.state = SequenceState.RUNNING
         return True
 
@@ -202,8 +215,8 @@ class Scheduler:
         if not from_running:
             return idle + queued
         # Rows planned for this step keep their pages.
-        younger = [s for s in self.running if s.arrival > sequence.arrival and s.last_step < self._step]
-        return idle + queued + sorted(younger, key=_arrival, reverse=True)
+        younger = [s for s in reversed(self.running) if s.arrival > sequence.arrival and s.last_step < self._step]
+        return idle + queued + younger
 
     def _preempt(self, sequence: Sequence) -> None:
         self.num_preemptions += 1

@@ -74,14 +74,15 @@ class Sequence:
         The last row waits until a sample is wanted at it: its logits exist only in the step that computes it. While a
         sample is on its way, the row after the last is the code it will be, if all goes on as it mostly does.
         """
+        layout = self.layout
         if self.num_drawing:
-            goes_on = self.runs_ahead and self.void_start < 0 and self.layout.continues_with_code
-            return self.num_rows + 1 if goes_on else self.num_computed
-        return self.num_rows if self.layout.wants_sample else self.num_rows - 1
+            goes_on = self.runs_ahead and self.void_start < 0 and layout.continues_with_code
+            return len(layout.rows) + 1 if goes_on else self.num_computed
+        return len(layout.rows) if layout.wants_sample else len(layout.rows) - 1
 
     @property
     def num_pending(self) -> int:
-        """Rows that may be computed now and are not."""
+        """Rows that may be computed now and are not; never negative while it runs."""
         return self.num_runnable - self.num_computed
 
     def take_back(self, start: int) -> None:
@@ -90,7 +91,7 @@ class Sequence:
             self.num_computed = min(self.num_computed, start)
             self.void_start = start
 
-    def arrive(self, start: int, *, is_ahead: bool) -> bool:
+    def arrive(self, start: int, is_ahead: bool) -> bool:
         """The sample after the chunk from `start` has come; False when the row it was drawn after is void."""
         self.num_drawing -= 1
         if is_ahead and start == self.void_start:

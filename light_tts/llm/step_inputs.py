@@ -190,24 +190,22 @@ class StepInputs:
         if sent is not None:
             sent.synchronize()
         host, places = self._hosts[self._turn].numpy(), _columns(shape, self._win_size)
-        sequences = [chunk.sequence for chunk in chunks]
+        sequences, *columns = zip(*chunks, strict=True) if chunks else ((),) * len(Chunk._fields)
+        starts, counts = (np.array(column, dtype=np.int64) for column in columns[:2])
+        samples, is_ahead = (np.array(column, dtype=bool) for column in columns[2:])
         lines = self._table.look_up(sequences)
-        starts = np.array([chunk.start for chunk in chunks], dtype=np.int64)
-        counts = np.array([chunk.num_rows for chunk in chunks], dtype=np.int64)
         firsts = np.cumsum(counts) - counts
-        is_ahead = np.array([chunk.is_ahead for chunk in chunks], dtype=bool)
         positions = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
         line_of = np.repeat(lines, counts)
         rows = host[places.rows].reshape(4, -1)
         used = len(positions)
-        rows[0, :used] = _rows_of(chunks)
+        rows[0, :used] = 0 if is_ahead.all() else _rows_of(chunks)
         rows[1] = -1
         rows[1, firsts[is_ahead]] = self._table.drawn_at[lines[is_ahead]]
         rows[2, :used] = positions
         pages = self._table.pages[line_of, positions // self._block_tokens]
         rows[3, :used] = pages * self._block_tokens + positions % self._block_tokens
         rows[:, used:] = [[0], [-1], [0], [self._dump_slot]]
-        samples = np.array([chunk.samples for chunk in chunks], dtype=bool)
         if shape.num_tiles:
             _write_tiles(host[places.tiles].reshape(-1, 4), starts, counts, firsts)
             selected = host[places.selected]
@@ -216,7 +214,7 @@ class StepInputs:
         if samples.all():
             num_draws = self._write_draws(host, places, sequences, lines, is_ahead, first_target)
         else:
-            drawing = [chunk.sequence for chunk in chunks if chunk.samples]
+            drawing = tuple(chunk.sequence for chunk in chunks if chunk.samples)
             num_draws = self._write_draws(host, places, drawing, lines[samples], is_ahead[samples], first_target)
         end = self._write_table(host, places, lines, shape)
         self._device[:end].copy_(self._hosts[self._turn][:end], non_blocking=True)
@@ -228,7 +226,7 @@ class StepInputs:
         self,
         host: np.ndarray,
         places: _Columns,
-        drawing: list[Sequence],
+        drawing: tuple[Sequence, ...],
         lines: np.ndarray,
         is_ahead: np.ndarray,
         first_target: int,

@@ -79,7 +79,7 @@ class World:
 
     def accept(self, chunk):
         sequence, layout = chunk.sequence, chunk.sequence.layout
-        if not sequence.arrive(chunk.start, is_ahead=chunk.is_ahead):
+        if not sequence.arrive(chunk.start, chunk.is_ahead):
             self.num_void += 1
         elif not sequence.is_finished:
             # The row that was computed is the one that stands there now.
