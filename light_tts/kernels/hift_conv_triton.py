@@ -86,29 +86,23 @@ def _conv_kernel(
     result = products + tl.load(bias + columns, mask=is_column, other=0.0)[None, :]
     places_out = row * num_out * OUT + steps[:, None] * OUT + columns[None, :]
     is_inside = (steps < num_out)[:, None] & is_column[None, :]
-    if residuals > 0:
-        result += tl.load(residual_0 + places_out, mask=is_inside, other=0.0)
-    if residuals > 1:
-        result += tl.load(residual_1 + places_out, mask=is_inside, other=0.0)
-    if residuals > 2:
-        result += tl.load(residual_2 + places_out, mask=is_inside, other=0.0)
+    # By mask and not by branch: a compiler may move a load out of a branch, and what is not given is too short.
+    result += tl.load(residual_0 + places_out, mask=is_inside & (residuals > 0), other=0.0)
+    result += tl.load(residual_1 + places_out, mask=is_inside & (residuals > 1), other=0.0)
+    result += tl.load(residual_2 + places_out, mask=is_inside & (residuals > 2), other=0.0)
     result = result * scale
     if HAS_ENDS:
         end = tl.load(ends + row)
         result = tl.where((steps < end)[:, None], result, 0.0)
-    if keeps_sum > 0:
-        tl.store(total + places_out, result, mask=is_inside)
-    if kind == 1:
-        tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside)
+    tl.store(total + places_out, result, mask=is_inside & (keeps_sum > 0))
     if kind == 2:
-        leaky = tl.where(result > 0.0, result, result * slope)
-        tl.store(activated + places_out, leaky.to(activated.dtype.element_ty), mask=is_inside)
+        result = tl.where(result > 0.0, result, result * slope)
     if kind == 3:
         frequency = tl.load(alpha + columns, mask=is_column, other=0.0)[None, :]
         gain = tl.load(inverse + columns, mask=is_column, other=0.0)[None, :]
         sine = tl.sin(result * frequency)
-        snake = result + sine * sine * gain
-        tl.store(activated + places_out, snake.to(activated.dtype.element_ty), mask=is_inside)
+        result = result + sine * sine * gain
+    tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside & (kind > 0))
 
 
 @triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
@@ -137,7 +131,10 @@ def _snakes_kernel(
 def conv(
     x: Tensor, weights: ConvWeights, epilogue: Epilogue, *, left: int = 0, right: int = 0, tail: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """See `conv_plain`; x and residuals must be contiguous, a tail contiguous in each row."""
+    """See `conv_plain`; x and residuals must be contiguous, a tail contiguous in each row.
+
+    float32 is multiplied in TF32 where torch may do that in convolutions (`torch.backends.cudnn.allow_tf32`).
+    """
     batch, num_in, channels_in = x.shape
     kernel, _, channels_out = weights.taps.shape
     num_out = num_in + left + right - (kernel - 1) * weights.dilation
@@ -178,7 +175,7 @@ def conv(
         OUT=channels_out,
         HAS_TAIL=tail is not None,
         HAS_ENDS=epilogue.ends is not None,
-        PRECISION="tf32",
+        PRECISION="tf32" if torch.backends.cudnn.allow_tf32 else "ieee",
         STEPS=steps,
         COLUMNS=columns,
         DEPTH=32 if channels_in > 16 else 16,

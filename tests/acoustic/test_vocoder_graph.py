@@ -144,10 +144,18 @@ def test_a_call_that_fails_before_it_began_changes_nothing(monkeypatch):
 
 @pytest.mark.gpu
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_recorded_calls_agree_with_the_cpu(kind, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "tf32", "most_error"),
+    [
+        (torch.float32, False, 0.005),
+        (torch.float32, True, 0.4),
+        (torch.bfloat16, True, 0.8),
+    ],
+)
+def test_recorded_calls_agree_with_the_cpu(kind, dtype, tf32, most_error, monkeypatch):
     from light_tts.models.nets.hift_packed import triton_kernels
 
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     mel = MELS[kind].repeat(1, 6)
     sizes = [(44, 50, 50, 7), (20, 50, 50, 50), (44, 100), (130,)]
     schedules = [[[piece] for piece in cut(mel[:, 5 * row :], row_sizes)] for row, row_sizes in enumerate(sizes)]
@@ -159,7 +167,7 @@ def test_recorded_calls_agree_with_the_cpu(kind, dtype):
         mine = torch.cat(mine)
         assert mine.shape == expected.shape
         error = (mine - expected).norm() / expected.norm()
-        # Random phases of an untrained network; trained ones are measured by benchmarks/gpu_quality.py.
-        assert error < (0.05 if dtype == torch.float32 else 0.2), (seed, error)
+        # An untrained network turns small errors into other phases; exact products must agree closely.
+        assert error < most_error, (seed, error)
     alone = together(vocoder, schedules[:1])
     torch.testing.assert_close(torch.cat(alone[0]), torch.cat(found[0]), atol=2e-3, rtol=0)
