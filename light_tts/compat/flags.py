@@ -172,7 +172,22 @@ _SERVER = (
 # The content of a `cuda_graph_config` in place.
 _CUDA_GRAPH = "cuda_graph"
 
-OLD_NAMES: Mapping[str, OldName] = {row.name: row for row in (*_LANGUAGE_MODEL, *_SPEECH, *_SERVER)}
+GROUPS: Mapping[str, tuple[OldName, ...]] = {
+    "Language model": _LANGUAGE_MODEL,
+    "Voices, flow and vocoder": _SPEECH,
+    "Server": _SERVER,
+}
+OLD_NAMES: Mapping[str, OldName] = {row.name: row for rows in GROUPS.values() for row in rows}
+
+# Flags and keys of the known servers that are settings here, under the same name.
+SAME_NAMES = (
+    "model_dir", "host", "port", "flow_dtype", "vocoder_dtype", "load_trt", "trt_cache_dir", "disable_cudagraph",
+    "graph_max_batch_size", "custom_cfg_path", "gpu_memory_utilization", "max_concurrent_requests", "max_queue",
+    "flow_steps", "token_hop_len", "boundary_wait_ms", "sentence_gap_ms", "comma_split", "token_max_n", "token_min_n",
+    "merge_len", "token_hard_max", "default_voice", "api_key", "cors_origins", "gzip", "ws_max_queue",
+    "health_monitor", "cpu_affinity", "numa_node", "profile_dir", "strict_lighttts", "log_level", "log_dir", "log_text",
+    "disable_log_stats",
+)  # fmt: skip
 
 # Never flags: keys of files, and what only variables say.
 _NO_FLAGS = frozenset({"lightllm_debug", "out_token_queue_size", "stream_audio_max_size"})
