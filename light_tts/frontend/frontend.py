@@ -179,7 +179,7 @@ class Frontend:
         """
         head, pieces = self._pieces(request)
         voice = self._voice(request)
-        mode = choose_mode(request, voice)
+        mode = _mode(request, voice)
         prompt_ids = self._prompt_text_ids(request, voice, mode)
         head_ids = self._head_ids(head, mode)
         speech = self._prompt_speech(voice, mode)
@@ -195,7 +195,7 @@ class Frontend:
         """The prompt of a request whose text arrives later: one segment without text."""
         self._check_text(request.text, "text")
         voice = self._voice(request)
-        mode = choose_mode(request, voice)
+        mode = _mode(request, voice)
         # There is no separator between prompt and text, so a head for the text may as well end the prompt.
         prompt_ids = self._prompt_text_ids(request, voice, mode) + self._head_ids("", mode)
         segment = LLMPrompt(prompt_ids, (), self._prompt_speech(voice, mode), 0)
@@ -342,6 +342,13 @@ def serving_normalizer(tokenizer: TextTokenizer, settings: FrontendSettings) -> 
 
 def _nothing() -> None:
     pass
+
+
+def _mode(request: SynthesisRequest, voice: Voice) -> Mode:
+    mode = choose_mode(request, voice)
+    if mode is Mode.CROSS_LINGUAL and request.mode is None:
+        logger.info("%s: without a transcript the voice only colours the speech (cross-lingual)", request.request_id)
+    return mode
 
 
 def _with_transcript(voice: Voice, words: str) -> Voice:

@@ -50,7 +50,7 @@ def run(settings: Settings, *, notes: Sequence[str] = ()) -> int:
         listen(settings.server.host, settings.server.grpc_port).close()
     app = create_app(None, settings)
     config = server_config(app, settings)
-    server = DrainingServer(config, app.state.server.sessions, drain_timeout_s=settings.server.drain_timeout_s)
+    server = DrainingServer(config, app.state.server, drain_timeout_s=settings.server.drain_timeout_s)
     loading = _Loading(app, server, settings)
     illness = _Illness(server)
     monitor = HealthMonitor(

@@ -79,7 +79,7 @@ def create_app(engine: SpeechEngine | None, settings: Settings, *, observer: Req
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=lambda app: grpc_beside(app, settings),
+        lifespan=lambda app: grpc_beside(app, settings, app.state.server),
     )
     for surface in SURFACES:
         app.include_router(surface.router)

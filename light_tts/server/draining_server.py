@@ -1,29 +1,27 @@
-"""uvicorn, but for its end: sessions over WebSockets are let finish as requests are, within the same time."""
+"""uvicorn, but for its end: sessions over WebSockets and other protocols finish as requests do, in the same time."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import time
-from collections.abc import Collection
 from types import FrameType
-from typing import Any
 
 import uvicorn
+
+from light_tts.server.state import ServerState
 
 
 class DrainingServer(uvicorn.Server):
     """Stops in this order: accepts no connection, closes idle ones, waits for sessions and then for requests.
 
-    sessions:         tasks of the sessions that are open; read when the server is told to stop.
+    state:            knows the sessions that are open, and the servers beside this one.
     drain_timeout_s:  for all of them together. A second signal ends it at once.
     """
 
-    def __init__(
-        self, config: uvicorn.Config, sessions: Collection[asyncio.Task[Any]], *, drain_timeout_s: float
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, state: ServerState, *, drain_timeout_s: float) -> None:
         super().__init__(config)
-        self._sessions = sessions
+        self._state = state
         self._drain_timeout_s = drain_timeout_s
         self._hurried: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -55,14 +53,21 @@ class DrainingServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if not isinstance(connection, self.config.ws_protocol_class or ()):
                 connection.shutdown()
-        assert self._hurried is not None
-        sessions = set(self._sessions)
-        if sessions and not self._hurried.is_set():
-            finished = asyncio.ensure_future(asyncio.wait(sessions))
-            hurried = asyncio.ensure_future(self._hurried.wait())
-            waited = {finished, hurried}
-            await asyncio.wait(waited, timeout=self._drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in waited:
-                task.cancel()
+        await self._drain()
         self.config.timeout_graceful_shutdown = max(1, round(ends_s - time.monotonic()))
         await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        """Wait for sessions and for the servers beside this one, until they are done or the time is over."""
+        assert self._hurried is not None
+        grace_s = 0.0 if self._hurried.is_set() else self._drain_timeout_s
+        stops = {asyncio.ensure_future(stop(grace_s)) for stop in self._state.stops}
+        open_ones = {*self._state.sessions, *stops}
+        if not open_ones:
+            return
+        finished = asyncio.ensure_future(asyncio.wait(open_ones))
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait({finished, hurried}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        finished.cancel()
+        hurried.cancel()
+        await asyncio.gather(*[stop(0.0) for stop in self._state.stops])

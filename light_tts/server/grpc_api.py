@@ -19,6 +19,7 @@ from light_tts.server.errors import BrokenAnswer
 if TYPE_CHECKING:
     import grpc
 
+    from light_tts.server.state import ServerState
     from light_tts.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,11 @@ def check_grpc() -> None:
 
 
 @asynccontextmanager
-async def grpc_beside(app: ASGIApp, settings: Settings) -> AsyncIterator[None]:
-    """The service for as long as the block lasts, on the running event loop; nothing without `grpc_port`."""
+async def grpc_beside(app: ASGIApp, settings: Settings, state: ServerState) -> AsyncIterator[None]:
+    """The service for as long as the block lasts, on the running event loop; nothing without `grpc_port`.
+
+    state:  is told how to stop it earlier.
+    """
     host, port = settings.server.host, settings.server.grpc_port
     if not port:
         yield
@@ -68,11 +72,13 @@ async def grpc_beside(app: ASGIApp, settings: Settings) -> AsyncIterator[None]:
     server.add_generic_rpc_handlers((_handlers(app),))
     server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     await server.start()
+    state.stops.append(server.stop)
     logger.info("gRPC on %s:%d", host, port)
     try:
         yield
     finally:
-        await server.stop(settings.server.drain_timeout_s)
+        state.stops.remove(server.stop)
+        await server.stop(0.0)
 
 
 def _handlers(app: ASGIApp) -> grpc.GenericRpcHandler:

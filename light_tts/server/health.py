@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -15,6 +17,8 @@ from light_tts.server.fields import Fields
 from light_tts.server.state import ServerState, server_state
 from light_tts.types import SynthesisRequest
 
+T = TypeVar("T")
+
 DEEP_CHECK_TEXT = "你好。"
 DEEP_CHECK_TIMEOUT_S = 30.0
 NO_GPU_MEMORY = {
@@ -23,6 +27,9 @@ NO_GPU_MEMORY = {
     "reserved_bytes": 0,
     "allocated_bytes": 0,
 }  # on CPU, and while the engine loads
+
+# Their own threads: voices that are added and audio that is encoded may keep all the others busy.
+_threads = ThreadPoolExecutor(2, thread_name_prefix="health")
 
 router = APIRouter()
 
@@ -35,7 +42,7 @@ async def health(request: Request) -> JSONResponse:
     """200 when the engine can serve, else 503 (404 with `strict_lighttts`); `?deep=1` synthesises a word first."""
     state = server_state(request)
     is_deep = Fields(request.query_params).boolean("deep", default=False)
-    engine_health, gpu_memory = await asyncio.to_thread(lambda: (state.health(), state.gpu_memory()))
+    engine_health, gpu_memory = await _aside(lambda: (state.health(), state.gpu_memory()))
     error = engine_health["error"]
     if state.settings.server.debug_health_fails:
         error = "debug_health_fails is set"
@@ -65,8 +72,12 @@ async def readiness(request: Request) -> JSONResponse:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
-    page = await asyncio.to_thread(server_state(request).observer.page)
+    page = await _aside(server_state(request).observer.page)
     return Response(page, headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _aside(ask: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_threads, ask)
 
 
 def _health_body(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,6 @@ from light_tts.types import Mode, ReferenceAudio, RegisteredVoice, SynthesisRequ
 if TYPE_CHECKING:
     from light_tts.settings import Settings
     from light_tts.speech_engine import SpeechEngine
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,8 +95,6 @@ def _synthesis(
     check_text_length(instruction or "", "instruct_text", settings)
     if settings.server.strict_lighttts and stream and options["speed"] != 1.0:
         raise InvalidRequest("speed change only support non-stream inference mode", "speed")
-    if isinstance(voice, ReferenceAudio) and not voice.prompt_text and dialect.mode is None:
-        logger.info("%s: a recording without its transcript, spoken in cross-lingual mode", record.request_id)
     return SynthesisRequest(
         text=text,
         voice=voice,

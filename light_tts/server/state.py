@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class ServerState:
     created_at:      Unix time of the start.
     observer:        counts the requests. Set by `create_app`.
     sessions:        tasks of the WebSocket sessions that are open.
+    stops:           of servers for other protocols: take nothing new, end within so many seconds. May be called twice.
     """
 
     settings: Settings
@@ -33,6 +35,7 @@ class ServerState:
     created_at: int = field(default_factory=lambda: int(time.time()))
     observer: RequestObserver = field(init=False)
     sessions: set[asyncio.Task[Any]] = field(default_factory=set)
+    stops: list[Callable[[float], Awaitable[object]]] = field(default_factory=list)
 
     def health(self) -> dict[str, Any]:
         """The engine's own health, or the reason why there is none. Blocks as the engine's does."""

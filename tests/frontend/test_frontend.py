@@ -125,6 +125,15 @@ def test_the_prefix_stands_before_the_transcript_once(prefixed: Frontend, words:
     assert segment.prompt_text_ids == ids(prefixed, f"{PREFIX}hi there")
 
 
+def test_a_missing_transcript_is_said_in_the_log(plain: Frontend, caplog):
+    with caplog.at_level("INFO"):
+        plain.prepare(SynthesisRequest("Hello.", voice=a_voice(), mode=Mode.CROSS_LINGUAL, request_id="r-1"))
+        plain.prepare(SynthesisRequest("Hello.", voice=a_voice(), request_id="r-2"))
+        assert not caplog.messages
+        plain.prepare(SynthesisRequest("Hello.", voice=a_voice(words=None), request_id="r-3"))
+    assert [message.startswith("r-3: without a transcript") for message in caplog.messages] == [True]
+
+
 def test_an_added_prefix_is_said_in_the_log(prefixed: Frontend, caplog):
     with caplog.at_level("INFO"):
         prefixed.prepare(SynthesisRequest("Hello.", voice=a_voice(words=f"{PREFIX}hi there"), request_id="r-1"))

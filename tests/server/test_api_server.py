@@ -133,6 +133,33 @@ async def test_a_session_over_a_websocket_is_finished_before_the_exit():
     assert process.returncode == 0, log
 
 
+async def test_a_grpc_call_is_finished_before_the_exit():
+    grpc = pytest.importorskip("grpc")
+    from light_tts.server.grpc_messages import message_classes
+
+    messages, port = message_classes(), free_port()
+    request = messages["Request"]()
+    request.sft_request.spk_id, request.sft_request.tts_text = "en_male", "hello"
+    with child(grpc_port=port) as (process, url):
+        await asyncio.to_thread(wait_for_status, url + "/readiness", 200)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method = channel.unary_stream(
+                "/cosyvoice.CosyVoice/Inference",
+                request_serializer=messages["Request"].SerializeToString,
+                response_deserializer=messages["Response"].FromString,
+            )
+            heard = 0
+            async for answer in method(request):
+                if not heard:
+                    process.send_signal(signal.SIGTERM)
+                heard += len(answer.tts_audio)
+        assert heard == 2 * 48_000
+        _, log = await asyncio.to_thread(process.communicate, timeout=15)
+    assert process.returncode == 0, log
+    assert log.count("finish=stop") == 1
+    assert "Traceback" not in log
+
+
 async def test_sessions_have_no_longer_than_the_drain():
     with child(drain_s=0.2) as (process, url):
         await asyncio.to_thread(wait_for_status, url + "/readiness", 200)

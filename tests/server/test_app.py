@@ -1,7 +1,9 @@
 """What holds for every route: health, keys, limits, unknown paths, CORS, metrics, the log line."""
 
+import asyncio
 import logging
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -56,6 +58,19 @@ async def test_health_answers_head_without_a_body(client, engine):
         assert (answer.status_code, answer.content) == (200, b"")
     engine.ready = False
     assert (await client.head("/healthz")).status_code == 503
+
+
+async def test_health_does_not_wait_for_busy_threads(client):
+    release = threading.Event()
+    loop = asyncio.get_running_loop()
+    work = [loop.run_in_executor(None, release.wait) for _ in range(64)]
+    try:
+        async with asyncio.timeout(10):
+            for path in ("/health", "/readiness", "/metrics"):
+                assert (await client.get(path)).status_code == 200
+    finally:
+        release.set()
+        await asyncio.gather(*work)
 
 
 async def test_health_can_be_told_to_fail(engine, settings):

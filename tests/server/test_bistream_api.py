@@ -7,7 +7,7 @@ import pytest
 import websockets
 
 from light_tts.audio_output import to_int16
-from light_tts.errors import BadAudio, EngineFailure
+from light_tts.errors import BadAudio, EngineFailure, UndecodableAudio
 from light_tts.server.app import create_app
 
 from .conftest import serving, with_server
@@ -190,6 +190,13 @@ async def test_failures_of_the_session(url, engine, error, code, error_code):
     _, events, close_code, _ = await talk(url, {"prompt_text": "x"}, b"no recording")
     assert (close_code, events[-1]["error_code"]) == (code, error_code)
     assert "secret" not in events[-1]["error"]
+
+
+async def test_the_close_says_that_a_recording_is_none(url, engine):
+    engine.error = UndecodableAudio("no such container", "audio")
+    _, events, code, reason = await talk(url, {"prompt_text": "x"}, b"no recording")
+    assert (code, events[-1]["error_code"]) == (1003, "BAD_AUDIO")
+    assert reason.startswith("audio file format is incorrect")
 
 
 async def test_a_full_server(url, engine):
