@@ -144,7 +144,7 @@ class AudioResponse(Response):
     async def _start(self, send: Send, rate_hz: int, num_bytes: int | None = None) -> None:
         headers = MutableHeaders(raw=list(self.raw_headers))
         name = self._output.format_name
-        headers["Content-Type"] = self._framing.media_type or FORMATS[name].media_type
+        headers["Content-Type"] = self._framing.media_type or _media_type(name, rate_hz)
         headers["Cache-Control"] = "no-cache"
         headers["X-Accel-Buffering"] = "no"
         headers["X-Sample-Rate"] = str(rate_hz)
@@ -161,6 +161,14 @@ class AudioResponse(Response):
     async def _send_body(self, send: Send, body: bytes, *, last: bool = False) -> None:
         async with asyncio.timeout(self._send_timeout_s):
             await send({"type": "http.response.body", "body": body, "more_body": not last})
+
+
+def _media_type(format_name: str, rate_hz: int) -> str:
+    """Headerless samples of another rate than the usual one say so: some clients read the parameters."""
+    media_type = FORMATS[format_name].media_type
+    if format_name == "pcm" and rate_hz != SAMPLE_RATE_HZ:
+        return f"{media_type}; rate={rate_hz}; channels=1"
+    return media_type
 
 
 def header_text(value: str) -> str:

@@ -5,9 +5,12 @@ import threading
 
 import pytest
 
+from light_tts.caller_limits import CallerLimits
 from light_tts.client import AnswerCut, AsyncSpeechClient, BadRequest, ServerBusy, SpeechClient
 from light_tts.errors import EngineFailure, Overloaded
-from tests.server.conftest import wait_for
+from light_tts.server.app import create_app
+from light_tts.settings import Settings
+from tests.server.conftest import serving, wait_for, with_server
 
 CHUNK_BYTES = 9600  # the engine speaks 0.2 s per word
 
@@ -108,3 +111,20 @@ def test_one_thread_sends_while_another_listens(base_url, engine):
         sender.join()
     assert len(audio) == 3 * CHUNK_BYTES
     assert talk.timings["chunks"] == 3
+
+
+async def test_a_key_has_its_share_of_sessions_too(engine):
+    engine.callers = CallerLimits(1, 0)
+    settings = with_server(Settings(), api_key=("secret",))
+    with serving(create_app(engine, settings), settings) as url:
+        async with AsyncSpeechClient(url, api_key="secret") as client, client.converse("en_male") as first:
+            await first.say("one ")
+            await anext(first)
+            with pytest.raises(ServerBusy) as refused:
+                async with client.converse("en_male") as second:
+                    await anext(second)
+            assert (refused.value.code, refused.value.status) == ("RATE_LIMITED", 1013)
+            with pytest.raises(ServerBusy) as spoken:
+                await client.speak("Hello.")
+            assert (spoken.value.code, spoken.value.status) == ("rate_limit_exceeded", 429)
+            assert spoken.value.retry_after_s >= 1.0

@@ -100,6 +100,7 @@ async def test_known_fields_reach_the_engine_and_unknown_ones_are_ignored(client
     assert (request.voice, request.speed, request.instruction) == ("en_male", 4.0, "calmly")
     assert (request.language, request.seed, request.model) == ("en", 7, "default")
     assert answer.headers["x-audio-sample-rate"] == "16000"
+    assert answer.headers["content-type"] == "audio/pcm; rate=16000; channels=1"
     assert len(answer.content) == pytest.approx(32_000, abs=200)
 
 
