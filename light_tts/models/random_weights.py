@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -91,7 +93,11 @@ def random_state(
     import torch
 
     kind = getattr(torch, dtype)
-    state = {key: _tensor(key, shape, seed).to(kind) for key, shape in shapes.items() if key != _TEXT_HEAD}
+    keys = [key for key in shapes if key != _TEXT_HEAD]
+    # Each tensor has a generator of its own, and drawing lets other threads run.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tensors = pool.map(lambda key: _tensor(key, shapes[key], seed).to(kind), keys)
+        state = dict(zip(keys, tensors, strict=True))
     return {key: state[_TEXT_TABLE if key == _TEXT_HEAD else key] for key in shapes}
 
 

@@ -1,0 +1,153 @@
+"""The figures that the project holds itself to, of a full-size checkpoint on one GPU, in one process.
+
+    light-tts verify --make-random /tmp/random --family cosyvoice2
+    python benchmarks/gpu_goals.py --model-dir /tmp/random -o benchmarks/results/gpu-goals-cosyvoice2.json
+
+Random weights serve: speed does not depend on values, and their speech ends at the length limits of the text. The load
+generator shares the process with the engine (no web stack); players start at the first audio and count underruns.
+
+idle           first audio of one request after the other, warm voice, by tokens of the first hop
+open           first audio of requests that arrive at random, 5 s of audio each, streamed
+offline        seconds of audio per second, whole answers, many at once
+one_second     texts of one second per second, whole answers, and how long each took
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from light_tts.bench.inproc import EngineTarget
+from light_tts.bench.load import LoadPlan, run_load
+from light_tts.bench.machine import describe_machine
+from light_tts.bench.summary import Summary, summarise
+from light_tts.bench.target import SpeechOptions
+from light_tts.engine import TTSEngine
+from light_tts.models.random_weights import VOICE_NAME
+from light_tts.settings import AcousticSettings, EngineSettings, LLMSettings, ModelSettings, Settings
+from light_tts.types import SynthesisRequest
+
+WORDS = [
+    "the",
+    "train",
+    "to",
+    "the",
+    "city",
+    "leaves",
+    "at",
+    "nine",
+    "in",
+    "the",
+    "morning",
+    "and",
+    "the",
+    "next",
+    "one",
+    "soon",
+    "after",
+]
+
+
+def settings_for(model_dir: Path, first_hop_tokens: int) -> Settings:
+    return Settings(
+        model=ModelSettings(model_dir=model_dir, device="cuda"),
+        llm=LLMSettings(max_running=512, max_total_tokens=262144, graph_max_batch_size=256),
+        acoustic=AcousticSettings(
+            first_hop_tokens=first_hop_tokens, max_batch=64, prompt_cache_mb=4096, stream_cache_mb=32768
+        ),
+        engine=EngineSettings(max_concurrent_requests=4096),
+    )
+
+
+def text_of(wanted_s: float, engine: TTSEngine) -> str:
+    """A text whose random speech has about the wanted length: words are added until it has."""
+    for count in range(1, 200):
+        text = " ".join(WORDS[index % len(WORDS)] for index in range(count)) + "."
+        if sum(_audio_s(engine, text, seed) for seed in range(2)) / 2 >= 0.9 * wanted_s:
+            return text
+    raise SystemExit(f"no text of up to 200 words speaks for {wanted_s} s")
+
+
+def _audio_s(engine: TTSEngine, text: str, seed: int) -> float:
+    with engine.submit(SynthesisRequest(text, voice=VOICE_NAME, stream=False, seed=seed)) as audio:
+        for _ in audio:
+            pass
+    return audio.stats.audio_s
+
+
+def load(engine: TTSEngine, text: str, *, stream: bool, **plan: Any) -> Summary:
+    target = EngineTarget(engine, SpeechOptions(voice=VOICE_NAME, stream=stream))
+    result = asyncio.run(run_load(target, [text], LoadPlan(warmup_requests=1, timeout_s=60.0, **plan), stream=stream))
+    return summarise(result.rows, result.client_lag_s)
+
+
+def line(name: str, summary: Summary) -> str:
+    first, total = summary.first_audio_s, summary.total_s
+    parts = [
+        f"{name:34} ok {summary.requests_ok}/{summary.requests}",
+        f"{summary.audio_s_per_s:7.1f} audio s/s {summary.requests_per_s:6.1f} req/s",
+    ]
+    if first is not None:
+        parts.append(f"first p50 {first.p50 * 1e3:.0f} p95 {first.p95 * 1e3:.0f} p99 {first.p99 * 1e3:.0f} ms")
+    if total is not None:
+        parts.append(f"total p95 {total.p95 * 1e3:.0f} ms")
+    parts.append(f"underrun {summary.requests_underrun}/{summary.requests_played} lag {summary.client_lag_p99_s:.3f}")
+    return "  ".join(parts) + (f"  {summary.errors}" if summary.errors else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model-dir", type=Path, required=True)
+    parser.add_argument("--first-hop", type=int, nargs="+", default=[22, 10])
+    parser.add_argument("--rates", type=float, nargs="*", default=[20.0, 40.0, 80.0, 100.0])
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each open loop")
+    parser.add_argument("--offline", type=int, nargs="*", default=[1, 32, 128])
+    parser.add_argument("--one-second", type=int, nargs="*", default=[64])
+    parser.add_argument("-o", "--output")
+    arguments = parser.parse_args()
+    report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "runs": {}}
+
+    def note(name: str, summary: Summary) -> None:
+        report["runs"][name] = asdict(summary)
+        print(line(name, summary), flush=True)
+
+    for first_hop in arguments.first_hop:
+        start_s = time.perf_counter()
+        with TTSEngine.load(settings_for(arguments.model_dir, first_hop)) as engine:
+            loaded_s = time.perf_counter() - start_s
+            engine.warm_up()
+            print(
+                f"first hop {first_hop}: loaded in {loaded_s:.1f} s, warm after {time.perf_counter() - start_s:.1f} s"
+            )
+            report[f"warm_s_{first_hop}"] = round(time.perf_counter() - start_s, 1)
+            five_s, one_s = text_of(5.0, engine), text_of(1.0, engine)
+            note(f"idle, first hop {first_hop}", load(engine, five_s, stream=True, workers=1, num_requests=20))
+            for rate in arguments.rates:
+                summary = load(engine, five_s, stream=True, mode="open", rate_hz=rate, duration_s=arguments.seconds)
+                note(f"open {rate:g}/s, first hop {first_hop}", summary)
+            if first_hop != arguments.first_hop[0]:
+                continue
+            for workers in arguments.offline:
+                summary = load(
+                    engine, five_s, stream=False, workers=workers, num_requests=max(4, 3 * workers), duration_s=10.0
+                )
+                note(f"offline, {workers} at once", summary)
+            for workers in arguments.one_second:
+                summary = load(engine, one_s, stream=False, workers=workers, num_requests=8 * workers, duration_s=5.0)
+                note(f"one second, {workers} at once", summary)
+            report["stage_costs"] = engine.stage_costs
+            report["health"] = engine.health()
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
