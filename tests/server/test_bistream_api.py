@@ -224,6 +224,22 @@ async def test_silence_of_the_client_ends_the_session(engine, settings):
     assert not engine.running
 
 
+@pytest.mark.parametrize("ws_max_queue", [1, 2])
+async def test_frames_that_wait_are_taken_in_order_and_a_client_that_leaves_is_noticed(engine, settings, ws_max_queue):
+    changed = with_server(settings, ws_max_queue=ws_max_queue)
+    with serving(create_app(engine, changed), changed) as base_url:
+        url = base_url.replace("http", "ws") + "/inference_zero_shot_bistream"
+        words = [{"tts_text": f"w{k}"} for k in range(20)]
+        audio, _, code, _ = await talk(url, VOICE, *words, {"finish": True})
+        assert (audio, code) == (WORD * 20, 1000)
+        assert engine.streams[0].fed == [word["tts_text"] for word in words]
+        async with websockets.connect(url) as socket:
+            await socket.send(json.dumps(VOICE))
+            await socket.send(json.dumps({"tts_text": "word"}))
+            await socket.recv()
+        assert await asyncio.to_thread(engine.cancelled.wait, 5)
+
+
 async def test_keys_count_for_websockets_too(engine, settings):
     changed = with_server(settings, api_key=("k",))
     with serving(create_app(engine, changed), changed) as base_url:
