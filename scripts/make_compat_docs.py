@@ -12,7 +12,7 @@ from light_tts.compat.flags import GROUPS, OLD_NAMES, SAME_NAMES
 from light_tts.compat.modes import WORDS
 from light_tts.compat.programs import API_SERVER, RUN_A10_OPTIMIZED, TTS_API_SERVER, WSGI_WRAPPER
 from light_tts.settings_loader import preset_names
-from light_tts.settings_spec import setting_specs
+from light_tts.settings_spec import SettingSpec, setting_specs
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "from-lighttts.md"
 PROGRAMS = (API_SERVER, TTS_API_SERVER, RUN_A10_OPTIMIZED, WSGI_WRAPPER)
@@ -28,14 +28,14 @@ def _flags() -> Iterator[str]:
     for title, rows in GROUPS.items():
         yield from ("", f"**{title}**", "", "| old name | values | effect | here |", "|---|---|---|---|")
         for row in rows:
-            yield f"| `{row.name}` | {_cell(row.spec.allowed)} | {row.effect} | {_code(row.says)} |"
+            yield f"| `{row.name}` | {_values(row.spec)} | {row.effect} | {_code(row.says)} |"
 
 
 def _same() -> Iterator[str]:
     yield from ("| flag or key | values | what it is |", "|---|---|---|")
     for name in SAME_NAMES:
         spec = setting_specs()[name]
-        yield f"| `{name}` | {_cell(spec.allowed)} | {_cell(spec.help)} |"
+        yield f"| `{name}` | {_values(spec)} | {_cell(spec.help)} |"
 
 
 def _modes() -> Iterator[str]:
@@ -73,6 +73,10 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "programs": _programs,
     "presets": _presets,
 }
+
+
+def _values(spec: SettingSpec) -> str:
+    return "true or false" if spec.base is bool else _cell(spec.allowed)
 
 
 def _value(value: object) -> str:

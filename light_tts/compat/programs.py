@@ -51,7 +51,7 @@ class Program:
 API_SERVER = Program(
     "light_tts.server.api_server",
     "The server under the name of LightTTS's.",
-    defaults={"host": "localhost", "port": 8080, "load_trt": True},
+    defaults={"host": "127.0.0.1", "port": 8080, "load_trt": True},
 )
 
 TTS_API_SERVER = Program(

@@ -102,9 +102,9 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ConfigError with the reason when the address is taken or not of this machine."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # One socket, so of a name with both the address that all clients can reach.
+        family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError(f"server.host {host!r} cannot be resolved: {error.strerror}.") from None

@@ -233,6 +233,14 @@ def test_a_taken_port_is_one_sentence():
         listen("no.such.host.invalid", 8080)
 
 
+def test_a_name_with_addresses_of_both_kinds_listens_where_all_clients_can_reach_it(monkeypatch):
+    kinds = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+    found = [(family, socket.SOCK_STREAM, 6, "", (address, 0)) for family, address in kinds]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with listen("localhost", 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
 def test_what_the_requests_own_line_says_is_not_logged_twice():
     def entry(message, error=None):
         exc_info = (type(error), error, None) if error else None
