@@ -1,6 +1,7 @@
 """Samples to bytes: pcm, wav, flac, mp3, opus and aac, piece by piece for a stream or whole with exact headers.
 
-Knows nothing of HTTP and imports no torch. Compressed formats are made by FFmpeg through PyAV.
+Knows nothing of HTTP and imports no torch. Compressed formats are made by FFmpeg through PyAV, which is loaded when first
+needed.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import io
 import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import av
 import numpy as np
 
 from light_tts.errors import EngineFailure, Unsupported
 from light_tts.types import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    import av
 
 UNKNOWN_SIZE = 0xFFFFFFFF  # a streamed WAV: with 0 in its place libsndfile, SoX and Python's wave find no audio
 
@@ -158,6 +161,8 @@ def _check_finite(samples: np.ndarray) -> None:
 
 def _frame(samples: np.ndarray, position: int) -> Any:
     """A PyAV frame of mono float samples at 24 kHz; `position` counts the samples before it."""
+    import av
+
     frame = av.AudioFrame.from_ndarray(
         np.ascontiguousarray(samples, dtype=np.float32)[None, :], format="flt", layout="mono"
     )
@@ -171,6 +176,8 @@ class _Resampler:
     """24 kHz float samples to another rate, piece by piece."""
 
     def __init__(self, sample_rate_hz: int) -> None:
+        import av
+
         self._resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate_hz)
         self._position = 0
 
@@ -239,6 +246,8 @@ class _ContainerEncoder:
     def __init__(
         self, audio_format: AudioFormat, sample_rate_hz: int, sink: _Pipe | io.BytesIO, options: dict[str, str]
     ) -> None:
+        import av
+
         self.audio_format = audio_format
         self.sample_rate_hz = _codec_rate_hz(audio_format, sample_rate_hz)
         self._sink = sink

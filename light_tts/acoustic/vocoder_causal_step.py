@@ -67,7 +67,7 @@ class CausalStep:
         a row's samples are complete up to 480 times its consumed frames, one frame more at the end of the utterance.
         """
         packed = self._packed
-        slots, pitched, generated, table_rows, first = integers.unbind(1)
+        slots, pitched, generated, table_rows, first = integers.t().contiguous().unbind(0)
         is_first = first.bool()
         length = mel.shape[1]
         head = torch.where(is_first[:, None, None], mel[:, : self.kept_frames], pool.read("mel", slots))

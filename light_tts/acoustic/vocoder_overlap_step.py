@@ -53,7 +53,7 @@ class OverlapStep:
         frames are kept for its next piece.
         """
         net = self._packed.net
-        slots, frames, keys, first = integers.unbind(1)
+        slots, frames, keys, first = integers.t().contiguous().unbind(0)
         is_first = first.bool()
         mel = _where_first(is_first, mel, pool.read("mel", slots), OVERLAP_FRAMES)
         around = Edges(frames)

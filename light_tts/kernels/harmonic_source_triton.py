@@ -90,10 +90,14 @@ def harmonic_source(
 ) -> Tensor:
     """See `harmonic_source_plain`; noise is made inside.
 
+    All tensors must be contiguous.
+
     noise_keys:  [B] int64: keys of `counter_noise`; with a table, the rows of it that belong to the first samples.
     table:       [rows, harmonics] float32, used in a circle.
     """
     batch, num_frames = f0.shape
+    assert frames.is_contiguous()
+    assert noise_keys.is_contiguous()
     out = empty((batch, num_frames * shape.samples_per_frame), dtype=float32, device=f0.device)
     _source_kernel[(triton.cdiv(out.shape[1], _BLOCK), batch)](
         f0,
