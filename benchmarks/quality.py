@@ -40,7 +40,7 @@ def main() -> None:
         engine.warm_up()
         for seed in arguments.seeds:
             for stream in [True, False] if arguments.both else [arguments.stream]:
-                run = _measure(engine, recogniser, rows[:: arguments.every], seed, stream, arguments.kind)
+                run = measure(engine, recogniser, rows[:: arguments.every], seed, stream, arguments.kind)
                 print(json.dumps({key: value for key, value in run.items() if key != "sentences"}))
                 runs.append(run)
     mean = {language: float(np.mean([run["per"][language] for run in runs])) for language in runs[0]["per"]}
@@ -50,7 +50,7 @@ def main() -> None:
         Path(arguments.output).write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
 
 
-def _measure(
+def measure(
     engine: TTSEngine, recogniser: Any, rows: list[dict[str, str]], seed: int, stream: bool, kind: str
 ) -> dict[str, Any]:
     errors: dict[str, list[int]] = {}

@@ -29,13 +29,15 @@ from light_tts.acoustic.warm_up import measure_costs
 from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
 from light_tts.backends import choose_backends
-from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, resident_bytes
+from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, quantization_health, resident_bytes
 from light_tts.errors import UnknownModel
 from light_tts.events import NO_EVENTS, EngineEvents
 from light_tts.frontend.frontend import Frontend
 from light_tts.half_precision import load_finite_flow, load_finite_vocoder
 from light_tts.intake import Intake
 from light_tts.llm.engine import SpeechTokenEngine
+from light_tts.llm.quantization import matrix_maker
+from light_tts.llm.weight_plan import plan_weights
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.models.nets.flow_net import FlowNet
 from light_tts.narration import Narration
@@ -105,10 +107,11 @@ class TTSEngine:
         """Load the model directory of the settings (default: the built-in model) and start the threads.
 
         events is told what happens inside. Raises CheckpointError for a wrong or incomplete directory, ConfigError for
-        a device that is not there.
+        a device that is not there and for a file of quantisation that cannot be followed.
         """
         read_templates(settings.short_text.short_templates)  # a wrong file is refused before anything is loaded
         prepare_gpu(os.environ)
+        plan = plan_weights(settings.llm)
         placement = place(settings.model)
         if placement.device.type == "cpu":
             prepare_cpu(settings.model.cpu_threads)
@@ -116,11 +119,19 @@ class TTSEngine:
             Path(settings.model.model_dir or builtin_model_dir()),
             styles_outside=settings.model.styles_outside_model_dir,
         )
+        plan.check_layers(int(directory.backbone["num_hidden_layers"]))
+        make_matrix = matrix_maker(plan, dtype=placement.llm_dtype, device=placement.device)
         with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
             flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
             vocoder_net = pool.submit(load_finite_vocoder, directory, placement.vocoder_dtype, placement.device)
             lms = {
-                style: pool.submit(directory.load_llm, style, dtype=placement.llm_dtype, device=placement.device)
+                style: pool.submit(
+                    directory.load_llm,
+                    style,
+                    dtype=placement.llm_dtype,
+                    device=placement.device,
+                    make_matrix=make_matrix,
+                )
                 for style in directory.styles
             }
             frontend = Frontend.from_model_directory(
@@ -205,6 +216,7 @@ class TTSEngine:
             "dtypes": self._placement.describe(),
             "backends": {stage: str(backend) for stage, backend in self._backends.items()},
             "llm": llm_health(self._llms.values()),
+            "quantization": quantization_health(llm.memory for llm in self._llms.values()),
             "acoustic": acoustic_health(self._decoder),
             "voice_cache": asdict(self._frontend.voice_cache_stats()),
             "phrase_cache": asdict(self._phrases.stats()),

@@ -12,12 +12,29 @@ import torch
 
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.llm.backend import LLMStats, SpeechTokenBackend
+from light_tts.llm.quantization import LLMMemory
 
 
 def llm_health(llms: Iterable[SpeechTokenBackend]) -> dict[str, int]:
     """Sums over the language models of a server."""
     stats: list[LLMStats] = [llm.stats() for llm in llms]
     return {name.name: sum(getattr(each, name.name) for each in stats) for name in fields(LLMStats)}
+
+
+def quantization_health(memories: Iterable[LLMMemory]) -> dict[str, Any]:
+    """Formats of the language models of a server, which are all loaded alike, and sums of their bytes."""
+    each = list(memories)
+    first = each[0]
+    return {
+        "weights": first.weights.format,
+        "weight_formats": first.weights.formats,
+        "excluded_layers": first.weights.excluded,
+        "weight_bytes": sum(memory.weights.num_bytes for memory in each),
+        "weight_bytes_saved": sum(memory.weights.num_bytes_saved for memory in each),
+        "kv_cache": first.kv_dtype,
+        "kv_bytes": sum(memory.kv_bytes for memory in each),
+        "kv_bytes_saved": sum(memory.kv_bytes_saved for memory in each),
+    }
 
 
 def acoustic_health(decoder: AcousticDecoder) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from light_tts.compat.old_names import Outcome, no_effect
 from light_tts.errors import ConfigError
+from light_tts.llm.weight_plan import PUBLISHED_FORMATS
 from light_tts.settings_spec import did_you_mean, setting_specs
 
 Kind = Literal["kernel", "kv_cache_dtype", "quant_type", "unsupported"]
@@ -25,15 +26,7 @@ WORDS: Mapping[str, tuple[Kind, str]] = {
     "ppl-int8kv": ("kv_cache_dtype", "int8"),
     "ppl-int8kv-flashdecoding": ("kv_cache_dtype", "int8"),
     "ppl-int4kv-flashdecoding": ("unsupported", ""),
-    "triton-int8weight": ("quant_type", "int8"),
-    "triton-int4weight": ("quant_type", "int4"),
-    "lmdeploy-int4weight": ("quant_type", "int4"),
-    "ppl-int4weight": ("quant_type", "int4"),
-    "triton-fp8w8a8": ("quant_type", "fp8"),
-    "triton-fp8w8a8-b128": ("quant_type", "fp8"),
-    "triton-fp8w8a8-block128": ("quant_type", "fp8"),
-    "vllm-fp8w8a8": ("quant_type", "fp8"),
-    "vllm-fp8w8a8-b128": ("quant_type", "fp8"),
+    **{word: ("quant_type", kind) for word, kind in PUBLISHED_FORMATS.items()},
     "vllm-w8a8": ("unsupported", ""),
     "ao-w8a8": ("unsupported", ""),
     "ao-w4a16-256": ("unsupported", ""),

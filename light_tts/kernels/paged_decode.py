@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from light_tts.kernels.kv_slots import from_slots, to_slots
+
 
 class DecodePages(NamedTuple):
     """Where the rows of a decoding step find their past and leave themselves. B is the number of rows.
@@ -35,20 +37,20 @@ def decode_attention_plain(
     query:      [B, num_heads, head_dim], rotary pairs as neighbours.
     key_value:  [B, 2 * num_kv_heads, head_dim], keys like the queries, and then values.
     rotation:   [B, head_dim / 2, 2] float32, cosine and sine of each pair's angle.
-    cache:      [num_slots, 2 * num_kv_heads * head_dim] of one layer; what a row does not see must be finite.
+    cache:      slots of one layer, see `kv_slots.py`; what a row does not see must be finite.
 
     Returns [B, num_heads * head_dim]. Reads the table's width on the host.
     """
     num_rows, twice_kv_heads, head_dim = key_value.shape
     keys, values = key_value.chunk(2, dim=1)
     query, key_value = rotated(query, rotation), torch.cat([rotated(keys, rotation), values], dim=1)
-    cache.index_copy_(0, pages.slots, key_value.flatten(1))
+    own = to_slots(key_value, cache.dtype)
+    cache.index_copy_(0, pages.slots, own)
     width = int(pages.table_width)
     table = pages.table[: num_rows * width].view(num_rows, width)
     slots = (table[:, :, None] * block_tokens + torch.arange(block_tokens, device=table.device)).flatten(1)
-    past = cache[slots].view(num_rows, -1, twice_kv_heads, head_dim)
-    own = key_value[:, None]
-    keys, values = torch.cat([past, own], dim=1).transpose(1, 2).chunk(2, dim=1)
+    seen = torch.cat([cache[slots].view(num_rows, -1, cache.shape[1]), own[:, None]], dim=1)
+    keys, values = from_slots(seen, twice_kv_heads, head_dim, query.dtype).transpose(1, 2).chunk(2, dim=1)
     visible = torch.arange(slots.shape[1] + 1, device=table.device) < pages.past[:, None]
     visible[:, -1] = True
     grouped = query.view(num_rows, twice_kv_heads // 2, -1, head_dim)

@@ -22,7 +22,7 @@ class QuantizedProduct:
         self._weights = weights
         self._tiled = TiledProduct(weights)
 
-    def __call__(self, rows: Tensor, base: Tensor | None = None, *, in_place: bool = False) -> Tensor:
+    def __call__(self, rows: Tensor, base: Tensor | None = None, in_place: bool = False) -> Tensor:
         """See `product_plain`.
 
         in_place:  the result takes the memory of `base` [B, outputs].

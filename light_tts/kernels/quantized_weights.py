@@ -22,7 +22,7 @@ WeightKind = Literal["int8", "int4", "fp8"]
 
 GROUP_INPUTS = 128  # that share a scale in int4
 _GROUP_BYTES = GROUP_INPUTS // 2
-_FP8_MOST = 448.0
+FP8_MOST = 448.0
 # The largest number of a group may be cut when that makes the others better: fractions that are tried.
 _INT4_FRACTIONS = tuple(1.0 - 0.025 * step for step in range(16))
 
@@ -64,7 +64,7 @@ def quantize(weights: Tensor, kind: WeightKind) -> QuantizedWeights:
         groups = F.pad(exact, (0, -inputs % GROUP_INPUTS)).view(outputs, -1, GROUP_INPUTS)
         codes, scales = _nearest_int4(groups)
         return QuantizedWeights(kind, _packed(codes), scales.t().contiguous(), inputs)
-    most = 127.0 if kind == "int8" else _FP8_MOST
+    most = 127.0 if kind == "int8" else FP8_MOST
     scales = (exact.abs().amax(dim=1) / most).clamp_(min=torch.finfo(torch.float32).tiny)
     scaled = (exact / scales[:, None]).clamp_(-most, most)
     codes = scaled.round_().to(torch.int8) if kind == "int8" else scaled.to(torch.float8_e4m3fn)
@@ -115,7 +115,8 @@ def _nearest_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
 def _packed(codes: Tensor) -> Tensor:
     """[outputs, groups, 128] from -8 to 7 -> [outputs, groups * 64] uint8."""
     low, high = (codes + 8.0).to(torch.uint8).split(_GROUP_BYTES, dim=-1)
-    return (low | (high << 4)).flatten(1)
+    pairs: Tensor = low | (high << 4)
+    return pairs.flatten(1)
 
 
 def _unpacked(packed: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import Layout, OneWayLayout
 from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.pending import SampledToken
+from light_tts.llm.quantization import llm_memory
 from light_tts.llm.random import run_key
 from light_tts.llm.sampler import INVALID_TOKEN
 from light_tts.llm.scheduler import Chunk, Scheduler
@@ -82,7 +83,10 @@ class SpeechTokenEngine:
             block_tokens=settings.block_tokens,
             win_size=sampling.win_size,
             tau_r=sampling.tau_r,
+            kv_int8=settings.kv_cache_dtype == "int8",
         )
+        self.memory = llm_memory(lm, self._runner.cache)
+        logger.info("language model: %s", self.memory)
         self._isolation = IsolatingRunner(self._runner)
         self._wake = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()

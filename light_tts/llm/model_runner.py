@@ -37,9 +37,19 @@ class ModelRunner:
 
     num_blocks, block_tokens:  size of the cache.
     win_size, tau_r:           of the repetition rule.
+    kv_int8:                   keep keys and values in int8.
     """
 
-    def __init__(self, lm: SpeechLM, *, num_blocks: int, block_tokens: int, win_size: int, tau_r: float) -> None:
+    def __init__(
+        self,
+        lm: SpeechLM,
+        *,
+        num_blocks: int,
+        block_tokens: int,
+        win_size: int,
+        tau_r: float,
+        kv_int8: bool = False,
+    ) -> None:
         self.lm = lm
         config = lm.config
         self._device = lm.device
@@ -51,6 +61,7 @@ class ModelRunner:
             head_dim=config.head_dim,
             dtype=lm.dtype,
             device=self._device,
+            is_int8=kv_int8,
         )
         self._sampler = Sampler(win_size=win_size, tau_r=tau_r, head_size=lm.ids.head_size, device=self._device)
         # Decoding is a chain of short steps that listeners wait for; bigger work of other threads gives way to it.

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from light_tts.kernels.kv_slots import from_slots, slot_width, to_slots
+
 
 @dataclass(frozen=True)
 class DecodeRows:
@@ -48,11 +50,14 @@ class PrefillRows:
 class PagedKVCache:
     """Keys and values of all layers, in pages.
 
-    Of each token and layer the keys of all heads and then the values lie side by side, so that one copy stores both and
-    one gather reads both. Pages begin as zeros: what masks hide must still be finite.
+    Of each token and layer the keys of all heads and then the values lie side by side in a slot (`kv_slots.py`), so
+    that one copy stores both and one gather reads both. Pages begin as zeros: what masks hide must still be finite.
 
     Behind the `num_blocks` pages of sequences lie two more: `zero_page` is never written, and stands where a list of
     pages must be filled up; nobody reads `dump_slot`, where rows that only pad a batch leave theirs.
+
+    dtype:     of keys and values outside of the cache.
+    is_int8:   keep them in int8.
     """
 
     def __init__(
@@ -65,12 +70,15 @@ class PagedKVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        is_int8: bool = False,
     ) -> None:
         self.block_tokens = block_tokens
         self.num_kv_heads, self.head_dim = num_kv_heads, head_dim
-        width = 2 * num_kv_heads * head_dim
+        self.dtype = torch.int8 if is_int8 else dtype
+        self._dtype_outside = dtype
+        width = slot_width(2 * num_kv_heads, head_dim, self.dtype)
         self.zero_page, self.dump_slot = num_blocks, (num_blocks + 1) * block_tokens
-        self._by_page = _zeros((num_layers, num_blocks + 2, block_tokens * width), dtype, device)
+        self._by_page = _zeros((num_layers, num_blocks + 2, block_tokens * width), self.dtype, device)
         self._by_slot = self._by_page.view(num_layers, (num_blocks + 2) * block_tokens, width)
         # Indexing by layer in every call would cost as much as the copy itself on a CPU.
         self._pages_of: list[Tensor] = list(self._by_page)
@@ -81,18 +89,30 @@ class PagedKVCache:
         """Where the pages are."""
         return self._by_page.device
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all pages."""
+        return self._by_page.nbytes
+
+    @property
+    def num_bytes_saved(self) -> int:
+        """Against pages in `dtype`."""
+        num_slots = self._by_slot.shape[0] * self._by_slot.shape[1]
+        return num_slots * 2 * self.num_kv_heads * self.head_dim * self._dtype_outside.itemsize - self.num_bytes
+
     def write(self, layer: int, slots: Tensor, key_value: Tensor) -> None:
         """Store [N, 2 * num_kv_heads, head_dim] at the slots [N] int64."""
-        self._slots_of[layer].index_copy_(0, slots, key_value.flatten(1))
+        self._slots_of[layer].index_copy_(0, slots, to_slots(key_value, self.dtype))
 
     def slots_of(self, layer: int) -> Tensor:
-        """All slots of a layer: [num_slots, 2 * num_kv_heads * head_dim], keys and then values."""
+        """All slots of a layer: [num_slots, slot_width]."""
         return self._slots_of[layer]
 
     def read(self, layer: int, blocks: Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
         """Keys and values of `num_sequences` equally long lists of pages: twice [B, num_kv_heads, L, head_dim]."""
         pages = self._pages_of[layer].index_select(0, blocks)
-        by_head = pages.view(num_sequences, -1, 2 * self.num_kv_heads, self.head_dim).transpose(1, 2)
+        slots = pages.view(num_sequences, -1, self._by_slot.shape[-1])
+        by_head = from_slots(slots, 2 * self.num_kv_heads, self.head_dim, self._dtype_outside).transpose(1, 2)
         return by_head[:, : self.num_kv_heads], by_head[:, self.num_kv_heads :]
 
     def scrub(self, blocks: list[int]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from light_tts.models.nets.flow_net import FlowNet
     from light_tts.models.nets.hift import HiftNet
+    from light_tts.models.nets.matrix import MakeMatrix
     from light_tts.models.nets.speech_lm import SpeechLM
 
 _MODULES = ("light_tts.models.cosyvoice2", "light_tts.models.cosyvoice3")
@@ -94,11 +95,12 @@ class ModelFamily:
         ids: SpeechIds,
         dtype: torch.dtype,
         device: torch.device | str,
+        make_matrix: MakeMatrix | None = None,
     ) -> SpeechLM:
         """The language model; the families differ in ids and keys only, which `ids` and `state` carry."""
         from light_tts.models.nets.speech_lm import build_speech_lm
 
-        return build_speech_lm(backbone, state, ids, dtype=dtype, device=device)
+        return build_speech_lm(backbone, state, ids, dtype=dtype, device=device, make_matrix=make_matrix)
 
 
 @cache

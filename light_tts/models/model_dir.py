@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from light_tts.models.nets.flow_net import FlowNet
     from light_tts.models.nets.hift import HiftNet
+    from light_tts.models.nets.matrix import MakeMatrix
     from light_tts.models.nets.speech_lm import SpeechLM
 
 TOKENIZER_DIRNAME = "CosyVoice-BlankEN"
@@ -165,16 +166,24 @@ class ModelDirectory:
         return self._speech_ids(read_shapes(path), path)
 
     def load_llm(
-        self, style: str = DEFAULT_STYLE, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+        self,
+        style: str = DEFAULT_STYLE,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        make_matrix: MakeMatrix | None = None,
     ) -> SpeechLM:
-        """The language model of a style, checked key by key. dtype: of its matrices, default float32.
+        """The language model of a style, checked key by key.
+
+        dtype:        of its matrices, default float32.
+        make_matrix:  stores the matrices of its body in some other way than as they are.
 
         Raises UnknownModel for a style that is not there, CheckpointError for a file that does not fit.
         """
         path = self.styles[choose_style(self.styles, style)]
         state, shapes = self._read("llm", path)
         ids = self._speech_ids(shapes, path)
-        return self.family.build_llm(self.backbone, state, ids, _dtype(dtype), device)
+        return self.family.build_llm(self.backbone, state, ids, _dtype(dtype), device, make_matrix)
 
     def load_flow(self, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> FlowNet:
         """The flow, checked key by key. dtype: of its matrices, default float32. Raises CheckpointError."""

@@ -115,8 +115,10 @@ def sampling_batch(golden: Golden, history: list[int], blocked: Blocked | None, 
 class Forward:
     """The network over the rows of one sequence, fed bit by bit, through the runner and its pages."""
 
-    def __init__(self, lm: SpeechLM, num_blocks: int = 64, block_tokens: int = 16) -> None:
-        self._runner = ModelRunner(lm, num_blocks=num_blocks, block_tokens=block_tokens, win_size=1, tau_r=1.0)
+    def __init__(self, lm: SpeechLM, num_blocks: int = 64, block_tokens: int = 16, *, kv_int8: bool = False) -> None:
+        self._runner = ModelRunner(
+            lm, num_blocks=num_blocks, block_tokens=block_tokens, win_size=1, tau_r=1.0, kv_int8=kv_int8
+        )
         self._layout = _FixedLayout()
         self._sequence = Sequence(0, self._layout, RowSampling(1.0, 1), 0, _NoSink(), SilenceFilter(()))
         self._sequence.blocks = list(range(num_blocks))

@@ -1,0 +1,35 @@
+"""Int8 slots of a KV cache (`kv_slots.py`), read and written inside other kernels. Importing this needs Triton."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from light_tts.kernels.kv_slots import LEAST_SCALE, MOST_CODE
+
+_MOST_CODE = tl.constexpr(MOST_CODE)
+_LEAST_SCALE = tl.constexpr(LEAST_SCALE)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def round_and_store(
+    values: tl.tensor, slot: tl.tensor, head: tl.tensor, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr
+) -> tl.tensor:
+    """Store one head [HEAD_DIM] in its place of a slot; returns what its codes stand for, in float32.
+
+    HEADS:  of keys and values together.
+    """
+    exact = values.to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(exact), axis=0) / _MOST_CODE, _LEAST_SCALE)
+    code = tl.minimum(tl.maximum(tl.floor(exact / scale + 0.5), -_MOST_CODE), _MOST_CODE)
+    tl.store(slot + head * HEAD_DIM + tl.arange(0, HEAD_DIM), code.to(tl.int8))
+    tl.store((slot + HEADS * HEAD_DIM).to(tl.pointer_type(tl.float32)) + head, scale)
+    return code * scale
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def scales_of(
+    slots: tl.tensor, is_held: tl.tensor, head: tl.tensor, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr
+) -> tl.tensor:
+    """Scales of one head in slots [N], given by their places in memory; 0 where none is held."""
+    return tl.load((slots + HEADS * HEAD_DIM).to(tl.pointer_type(tl.float32)) + head, mask=is_held, other=0.0)
