@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from light_tts.kernels.kv_slots import from_slots
 from light_tts.llm.layout import one_way_rows
