@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from light_tts.kernels.quantized_weights import FP8_MOST, QuantizedWeights
+from light_tts.kernels.quantized_weights import FP8_MOST, LEAST_SCALE, QuantizedWeights
 
 RoundRows = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -21,7 +21,7 @@ _ALIGNED = 16  # numbers, of both sides of a matrix
 def round_rows_plain(rows: Tensor) -> tuple[Tensor, Tensor]:
     """[B, inputs] in any floating dtype -> codes [B, inputs] float8_e4m3fn and scales [B, 1] float32."""
     exact = rows.float()
-    scales = (exact.abs().amax(dim=1, keepdim=True) / FP8_MOST).clamp_(min=torch.finfo(torch.float32).tiny)
+    scales = (exact.abs().amax(dim=1, keepdim=True) / FP8_MOST).clamp_(min=LEAST_SCALE)
     return (exact / scales).clamp_(-FP8_MOST, FP8_MOST).to(torch.float8_e4m3fn), scales
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from light_tts.kernels.quantized_weights import FP8_MOST
+from light_tts.kernels.quantized_weights import FP8_MOST, LEAST_SCALE
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -21,13 +21,14 @@ def _round_rows_kernel(
     row_stride: tl.tensor,
     width: tl.tensor,
     most: tl.tensor,
+    LEAST_SCALE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     row = tl.program_id(0)
     places = tl.arange(0, BLOCK)
     is_inside = places < width
     values = tl.load(rows + row * row_stride + places, mask=is_inside, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(values), axis=0) / most, 1.17549435e-38)
+    scale = tl.maximum(tl.max(tl.abs(values), axis=0) / most, LEAST_SCALE)
     code = tl.minimum(tl.maximum(values / scale, -most), most)
     tl.store(codes + row * width + places, code.to(codes.dtype.element_ty), mask=is_inside)
     tl.store(scales + row, scale)
@@ -40,6 +41,14 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     scales = torch.empty(num_rows, 1, dtype=torch.float32, device=rows.device)
     block = triton.next_power_of_2(width)
     _round_rows_kernel[(num_rows,)](
-        rows, codes, scales, rows.stride(0), width, FP8_MOST, BLOCK=block, num_warps=8 if block > 2048 else 4
+        rows,
+        codes,
+        scales,
+        rows.stride(0),
+        width,
+        FP8_MOST,
+        LEAST_SCALE=LEAST_SCALE,
+        BLOCK=block,
+        num_warps=8 if block > 2048 else 4,
     )
     return codes, scales

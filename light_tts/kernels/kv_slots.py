@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 MOST_CODE = 127.0
-LEAST_SCALE = torch.finfo(torch.float32).tiny
-_SCALE_BYTES = torch.float32.itemsize
+LEAST_SCALE = 1e-30  # a smaller number would be computed with in float64 in a kernel
+SCALE_BYTES = torch.float32.itemsize  # of a head
 
 
 def slot_width(num_heads: int, head_dim: int, dtype: torch.dtype) -> int:
     """Numbers of a slot in a cache of `dtype`. num_heads: of keys and values together."""
-    return num_heads * (head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0))
+    return num_heads * (head_dim + (SCALE_BYTES if dtype == torch.int8 else 0))
 
 
 def to_slots(heads: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,10 +21,37 @@ def round_and_store(
     """
     exact = values.to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(exact), axis=0) / _MOST_CODE, _LEAST_SCALE)
-    code = tl.minimum(tl.maximum(tl.floor(exact / scale + 0.5), -_MOST_CODE), _MOST_CODE)
-    tl.store(slot + head * HEAD_DIM + tl.arange(0, HEAD_DIM), code.to(tl.int8))
+    code = _codes(exact, scale)
+    tl.store(slot + head * HEAD_DIM + tl.arange(0, HEAD_DIM), code)
     tl.store((slot + HEADS * HEAD_DIM).to(tl.pointer_type(tl.float32)) + head, scale)
-    return code * scale
+    return code.to(tl.float32) * scale
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def round_pairs(
+    first: tl.tensor,
+    second: tl.tensor,
+    slot: tl.tensor,
+    heads: tl.tensor,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+) -> tl.tensor:
+    """Codes of the even and the odd numbers of some heads, [heads, HEAD_DIM / 2] each; the scales are stored.
+
+    heads:  which of a slot; those outside are left alone.
+    HEADS:  of keys and values together.
+    """
+    even, odd = first.to(tl.float32), second.to(tl.float32)
+    largest = tl.maximum(tl.max(tl.abs(even), axis=1), tl.max(tl.abs(odd), axis=1))
+    scale = tl.maximum(largest / _MOST_CODE, _LEAST_SCALE)
+    place = (slot + HEADS * HEAD_DIM).to(tl.pointer_type(tl.float32)) + heads
+    tl.store(place, scale, mask=(heads >= 0) & (heads < HEADS))
+    return _codes(even, scale[:, None]), _codes(odd, scale[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _codes(exact: tl.tensor, scale: tl.tensor) -> tl.tensor:
+    return tl.minimum(tl.maximum(tl.floor(exact / scale + 0.5), -_MOST_CODE), _MOST_CODE).to(tl.int8)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

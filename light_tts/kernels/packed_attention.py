@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from light_tts.kernels.kv_slots import from_slots, to_slots
 from light_tts.kernels.paged_decode import rotated
 
 TILE_ROWS = 8  # of one sequence that are attended together
@@ -40,7 +41,7 @@ def packed_attention_plain(
     query:      [N, num_heads, head_dim], rotary pairs as neighbours; its memory may be used.
     key_value:  [N, 2 * num_kv_heads, head_dim], keys like the queries, and then values.
     rotation:   [N, head_dim / 2, 2] float32, cosine and sine of each pair's angle.
-    cache:      [num_slots, 2 * num_kv_heads * head_dim] of one layer.
+    cache:      slots of one layer, see `kv_slots.py`.
 
     Returns [N, num_heads * head_dim]; rows in no tile hold anything. Reads the tiles on the host.
     """
@@ -48,7 +49,7 @@ def packed_attention_plain(
     kv_heads = key_value.shape[1] // 2
     keys, values = key_value.chunk(2, dim=1)
     query = rotated(query, rotation)
-    cache.index_copy_(0, pages.slots, torch.cat([rotated(keys, rotation), values], dim=1).flatten(1))
+    cache.index_copy_(0, pages.slots, to_slots(torch.cat([rotated(keys, rotation), values], dim=1), cache.dtype))
     out = torch.zeros(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)
     width = int(pages.table_width)
     for line, first, count, place in pages.tiles.tolist():
@@ -56,7 +57,7 @@ def packed_attention_plain(
             continue
         tokens = torch.arange(place + count, device=query.device)
         slots = pages.table[line * width + tokens // block_tokens] * block_tokens + tokens % block_tokens
-        seen = cache[slots].view(-1, 2 * kv_heads, head_dim).transpose(0, 1)
+        seen = from_slots(cache[slots], 2 * kv_heads, head_dim, query.dtype).transpose(0, 1)
         visible = tokens <= place + torch.arange(count, device=query.device)[:, None]
         grouped = query[first : first + count].view(count, kv_heads, -1, head_dim).permute(1, 2, 0, 3)
         attended = F.scaled_dot_product_attention(

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.kv_slots import SCALE_BYTES
+from light_tts.kernels.kv_slots_triton import round_pairs, scales_of
 from light_tts.kernels.packed_attention import TILE_ROWS, PackedPages
 
 _TILE_TOKENS = 64
@@ -29,6 +31,7 @@ def _rotate_and_store_kernel(
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    SCALE_BYTES: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
 ) -> None:
     """One row and one block of heads: queries are turned where they lie, keys and values go to their slot."""
@@ -54,11 +57,13 @@ def _rotate_and_store_kernel(
     source = key_value + row * key_value_stride + places
     even = tl.load(source, mask=is_stored, other=0.0).to(tl.float32)
     odd = tl.load(source + 1, mask=is_stored, other=0.0).to(tl.float32)
-    target = cache + tl.load(slot_of + row) * (2 * KV_HEADS * HEAD_DIM) + places
-    first = tl.where(is_key, even * cosine - odd * sine, even)
-    second = tl.where(is_key, odd * cosine + even * sine, odd)
-    tl.store(target, first.to(cache.dtype.element_ty), mask=is_stored)
-    tl.store(target + 1, second.to(cache.dtype.element_ty), mask=is_stored)
+    slot = cache + tl.load(slot_of + row) * (2 * KV_HEADS * (HEAD_DIM + SCALE_BYTES))
+    first = tl.where(is_key, even * cosine - odd * sine, even).to(key_value.dtype.element_ty)
+    second = tl.where(is_key, odd * cosine + even * sine, odd).to(key_value.dtype.element_ty)
+    if SCALE_BYTES:
+        first, second = round_pairs(first, second, slot, stored, 2 * KV_HEADS, HEAD_DIM)
+    tl.store(slot + places, first, mask=is_stored)
+    tl.store(slot + places + 1, second, mask=is_stored)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -76,6 +81,7 @@ def _attend_kernel(
     GROUP: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    SCALE_BYTES: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
@@ -87,7 +93,7 @@ def _attend_kernel(
     count = tl.load(tiles + tile * 4 + 2)
     place = tl.load(tiles + tile * 4 + 3)
     width = tl.load(table_width)
-    slot_width: tl.constexpr = 2 * KV_HEADS * HEAD_DIM
+    slot_width: tl.constexpr = 2 * KV_HEADS * (HEAD_DIM + SCALE_BYTES)
 
     lanes = tl.arange(0, ROWS * GROUP_ROWS)
     row, member = lanes // GROUP_ROWS, lanes % GROUP_ROWS
@@ -106,14 +112,18 @@ def _attend_kernel(
         page = tl.load(table + line * width + tokens // BLOCK_TOKENS, mask=is_held, other=0)
         slots = page * BLOCK_TOKENS + tokens % BLOCK_TOKENS
         source = cache + slots[:, None] * slot_width + head * HEAD_DIM + dims[None, :]
-        keys = tl.load(source, mask=is_held[:, None], other=0.0)
-        values = tl.load(source + KV_HEADS * HEAD_DIM, mask=is_held[:, None], other=0.0)
+        keys = tl.load(source, mask=is_held[:, None], other=0.0).to(queries.dtype)
+        values = tl.load(source + KV_HEADS * HEAD_DIM, mask=is_held[:, None], other=0.0).to(queries.dtype)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale_log2
+        if SCALE_BYTES:
+            scores *= scales_of(cache + slots * slot_width, is_held, head, 2 * KV_HEADS, HEAD_DIM)[None, :]
         scores = tl.where(tokens[None, :] <= (place + row)[:, None], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, axis=1))
         weights = tl.exp2(scores - new_top[:, None])
         shrink = tl.exp2(top - new_top)
         total = total * shrink + tl.sum(weights, axis=1)
+        if SCALE_BYTES:
+            weights *= scales_of(cache + slots * slot_width, is_held, KV_HEADS + head, 2 * KV_HEADS, HEAD_DIM)[None, :]
         sums = sums * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         top = new_top
     target = out + (first + row)[:, None] * (KV_HEADS * GROUP * HEAD_DIM) + head_places
@@ -132,16 +142,17 @@ def packed_attention(
     kv_heads = key_value.shape[1] // 2
     group = num_heads // kv_heads
     group_rows = max(_LEAST_DOT_ROWS // TILE_ROWS, triton.next_power_of_2(group))
-    block_heads = 4
+    block_heads, scale_bytes = 4, SCALE_BYTES if cache.dtype == torch.int8 else 0
     _rotate_and_store_kernel[(num_rows, triton.cdiv(num_heads + 2 * kv_heads, block_heads))](
         query, key_value, rotation, cache, pages.slots, query.stride(0), key_value.stride(0),
-        HEADS=num_heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, BLOCK_HEADS=block_heads, num_warps=2,
+        HEADS=num_heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, SCALE_BYTES=scale_bytes,
+        BLOCK_HEADS=block_heads, num_warps=2,
     )  # fmt: skip
     out = torch.empty(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)
     _attend_kernel[(len(pages.tiles), kv_heads)](
         query, cache, pages.tiles, pages.table, pages.table_width, out, head_dim**-0.5 * 1.4426950408889634,
         query.stride(0),
         BLOCK_TOKENS=block_tokens, KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim,
-        ROWS=TILE_ROWS, TILE=_TILE_TOKENS, num_warps=4,
+        SCALE_BYTES=scale_bytes, ROWS=TILE_ROWS, TILE=_TILE_TOKENS, num_warps=4,
     )  # fmt: skip
     return out

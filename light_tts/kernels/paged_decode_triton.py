@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.kv_slots import SCALE_BYTES
 from light_tts.kernels.kv_slots_triton import round_and_store, scales_of
 from light_tts.kernels.paged_decode import DecodePages
 
@@ -45,14 +46,14 @@ def _attend_kernel(
     HEAD_DIM: tl.constexpr,
     SPLITS: tl.constexpr,
     TILE: tl.constexpr,
-    IS_INT8: tl.constexpr,
+    SCALE_BYTES: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     split = tl.program_id(2)
     past = tl.load(past_of + row)
     width = tl.load(table_width)
-    slot_width: tl.constexpr = 2 * KV_HEADS * (HEAD_DIM + (4 if IS_INT8 else 0))
+    slot_width: tl.constexpr = 2 * KV_HEADS * (HEAD_DIM + SCALE_BYTES)
 
     members = tl.arange(0, GROUP_ROWS)
     dims = tl.arange(0, HEAD_DIM)
@@ -77,7 +78,7 @@ def _attend_kernel(
         own_key = own_key.to(key_value.dtype.element_ty)
         own_value = tl.load(own + KV_HEADS * HEAD_DIM + dims)
         slot = cache + tl.load(slot_of + row) * slot_width
-        if IS_INT8:
+        if SCALE_BYTES:
             own_key = round_and_store(own_key, slot, head, 2 * KV_HEADS, HEAD_DIM)
             own_value = round_and_store(own_value, slot, KV_HEADS + head, 2 * KV_HEADS, HEAD_DIM)
         else:
@@ -99,14 +100,14 @@ def _attend_kernel(
         keys = tl.load(source, mask=is_seen[:, None], other=0.0).to(queries.dtype)
         values = tl.load(source + KV_HEADS * HEAD_DIM, mask=is_seen[:, None], other=0.0).to(queries.dtype)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale_log2
-        if IS_INT8:
+        if SCALE_BYTES:
             scores *= scales_of(cache + slots * slot_width, is_seen, head, 2 * KV_HEADS, HEAD_DIM)[None, :]
         scores = tl.where(is_seen[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, axis=1))
         weights = tl.exp2(scores - new_top[:, None])
         shrink = tl.exp2(top - new_top)
         total = total * shrink + tl.sum(weights, axis=1)
-        if IS_INT8:
+        if SCALE_BYTES:
             weights *= scales_of(cache + slots * slot_width, is_seen, KV_HEADS + head, 2 * KV_HEADS, HEAD_DIM)[None, :]
         sums = sums * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         top = new_top
@@ -172,7 +173,7 @@ def decode_attention(
         query, key_value, rotation, cache, pages.past, pages.slots, pages.table, pages.table_width, out, sums, scales,
         head_dim**-0.5 * 1.4426950408889634, query.stride(0), key_value.stride(0),
         BLOCK_TOKENS=block_tokens, KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim,
-        SPLITS=splits, TILE=tile_tokens, IS_INT8=cache.dtype == torch.int8, num_warps=4,
+        SPLITS=splits, TILE=tile_tokens, SCALE_BYTES=SCALE_BYTES if cache.dtype == torch.int8 else 0, num_warps=4,
     )  # fmt: skip
     if splits > 1:
         _join_kernel[(num_rows * num_heads,)](

@@ -23,6 +23,7 @@ WeightKind = Literal["int8", "int4", "fp8"]
 GROUP_INPUTS = 128  # that share a scale in int4
 _GROUP_BYTES = GROUP_INPUTS // 2
 FP8_MOST = 448.0
+LEAST_SCALE = 1e-30  # of a row of zeros; a smaller number would be computed with in float64 in a kernel
 # The largest number of a group may be cut when that makes the others better: fractions that are tried.
 _INT4_FRACTIONS = tuple(1.0 - 0.025 * step for step in range(16))
 
@@ -65,7 +66,7 @@ def quantize(weights: Tensor, kind: WeightKind) -> QuantizedWeights:
         codes, scales = _nearest_int4(groups)
         return QuantizedWeights(kind, _packed(codes), scales.t().contiguous(), inputs)
     most = 127.0 if kind == "int8" else FP8_MOST
-    scales = (exact.abs().amax(dim=1) / most).clamp_(min=torch.finfo(torch.float32).tiny)
+    scales = (exact.abs().amax(dim=1) / most).clamp_(min=LEAST_SCALE)
     scaled = (exact / scales[:, None]).clamp_(-most, most)
     codes = scaled.round_().to(torch.int8) if kind == "int8" else scaled.to(torch.float8_e4m3fn)
     return QuantizedWeights(kind, codes, scales, inputs)

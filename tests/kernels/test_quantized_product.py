@@ -3,6 +3,13 @@
 import pytest
 import torch
 
+from light_tts.kernels.fp8_product import (
+    fits_fp8_product,
+    fp8_product,
+    fp8_product_plain,
+    round_rows_plain,
+    why_no_fp8_product,
+)
 from light_tts.kernels.quantized_weights import dequantize, product_plain, quantize
 
 KINDS = ("int8", "int4", "fp8")
@@ -123,3 +130,48 @@ def test_few_tiles_are_cut_into_many_parts_and_many_into_none():
 
     assert [num_splits(tiles, 38) for tiles in (1, 28, 64, 128, 129, 400)] == [8, 8, 4, 2, 1, 1]
     assert [num_splits(1, steps) for steps in (1, 2, 4, 7)] == [1, 1, 2, 2]
+
+
+def test_rows_are_rounded_each_by_itself():
+    rows = normal(5, 300, seed=5)
+    rows[2] *= 1e5
+    rows[3] = 0.0
+    codes, scales = round_rows_plain(rows)
+    rounded = codes.float() * scales
+    assert all(loss(rounded[index], rows[index]) < 0.033 for index in (0, 1, 2, 4))
+    assert not rounded[3].any()
+    alone, _ = round_rows_plain(rows[1:2])
+    assert torch.equal(alone.float(), codes[1:2].float())
+
+
+def test_a_product_of_rounded_rows_is_near_the_one_of_rows():
+    weights = quantize(normal(48, 256, seed=1), "fp8")
+    rows, base = normal(5, 256, seed=2), normal(48, seed=3)
+    assert 0.0 < loss(fp8_product_plain(rows, weights, base), product_plain(rows, weights, base)) < 0.04
+
+
+def test_a_processor_multiplies_no_fp8():
+    assert why_no_fp8_product(torch.device("cpu")) == "it is no GPU"
+    assert not fits_fp8_product(quantize(normal(16, 16), "fp8"), torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("has_base", [False, True])
+@pytest.mark.parametrize("num_rows", [64, 100, 700])
+def test_tensor_cores_agree_with_the_plain_product_of_rounded_rows(has_base, num_rows):
+    from light_tts.kernels.fp8_rows_triton import round_rows
+
+    if (reason := why_no_fp8_product(torch.device("cuda"))) is not None:
+        pytest.skip(reason)
+    weights = quantize(normal(1152, 896, seed=1).cuda(), "fp8")
+    rows = normal(num_rows, 896, seed=2).cuda().bfloat16()
+    rows[1] *= 300.0
+    codes, scales = round_rows(rows)
+    expected_codes, expected_scales = round_rows_plain(rows)
+    assert torch.allclose(scales, expected_scales, rtol=1e-6)
+    assert loss(codes.float(), expected_codes.float()) < 1e-3
+    base = normal(num_rows, 1152, seed=3).cuda().bfloat16() if has_base else None
+    expected = fp8_product_plain(rows, weights, base)
+    found = fp8_product(rows, weights, base, round_rows, in_place=has_base)
+    assert loss(found, expected) < 8e-3
+    assert not has_base or found is base

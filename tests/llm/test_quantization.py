@@ -13,7 +13,7 @@ from light_tts.llm.weight_plan import Rule, WeightPlan
 from light_tts.models.nets.quantized_matrix import QuantizedMatrix
 from light_tts.types import SamplingOptions
 from light_tts.verify.token_agreement import common_start, compare_logits, logits_along
-from tests.llm.test_cuda_graph import PaddedPlain, crowd
+from tests.llm.test_cuda_graph import CountedSteps, crowd
 from tests.llm.tiny_llm import GOLDEN, MODELS, RecordingSink, load_tiny, make_engine, prompt_of, run_dry
 
 # Worst relative error of the logits, fewest places with the same first id. A format that is broken misses both by far:
@@ -132,7 +132,7 @@ def test_int8_pages_may_be_lost_shared_and_padded_like_others():
     few_pages = settings | {"block_tokens": 4, "max_total_tokens": 400}
     assert num_same(crowd(lm, make_engine(lm, **few_pages, prefix_cache=False)), expected) >= len(expected) - 3
     engine = make_engine(lm, **few_pages)
-    engine._runner._graphs = PaddedPlain(engine._runner)
+    engine._runner._padded = CountedSteps(engine._runner)
     assert num_same(crowd(lm, engine), expected) >= len(expected) - 3
     assert engine.stats().preemptions > 0
     assert engine.stats().prefix_rows_reused > 0
@@ -193,9 +193,10 @@ def test_steps_are_recorded_in_every_format(kind, kv_cache_dtype, dtype):
     for disable_cudagraph in (True, False):
         engine = make_engine(lm, kv_cache_dtype=kv_cache_dtype, disable_cudagraph=disable_cudagraph)
         engine.capture()
+        assert (engine._runner._padded is None) == disable_cudagraph
         results.append(crowd(lm, engine))
     eager, replayed = results
-    assert all(error is type(None) for _, _, error in replayed if error is not None)
+    assert all(error is type(None) for _, _, error in replayed)
     if dtype == torch.float32:
         # One rounding to another side, in a code or in a draw, and a run goes its own way.
         same = num_same(eager, replayed)
