@@ -235,6 +235,7 @@ class TTSEngine:
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first listener does not pay for lazy set-up. Before the first request."""
+        started_s = time.monotonic()
         decoder = self._decoder
         measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=self.settings.acoustic.max_batch)
         for stream, text in zip((True, False), WARM_UP_TEXTS, strict=True):
@@ -243,6 +244,7 @@ class TTSEngine:
                     pass
         if self._placement.device.type == "cuda":
             torch.cuda.empty_cache()  # what loading and warming up left behind; never while requests run
+        logger.info("warmed up in %.1f s", time.monotonic() - started_s)
 
     def preload_phrases(self) -> None:
         """Begin to speak the configured short texts in the default voice, for the cache; returns at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import fields
@@ -57,14 +58,50 @@ def resident_bytes() -> int | None:
 
 
 def gpu_memory(device: torch.device) -> dict[str, Any] | None:
-    """Bytes of the device as its driver sees them, and what this process reserved; None on CPU."""
+    """Bytes of the device as its driver sees them: in use by all, by this process; what its allocator reserved.
+
+    Where the driver does not tell processes apart, what is reserved stands for the process. None on CPU.
+    """
     if device.type != "cuda":
         return None
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    own_bytes = driver_bytes(str(torch.cuda.get_device_properties(device).uuid), os.getpid())
     return {
+        "index": torch.cuda.current_device() if device.index is None else device.index,
         "device": torch.cuda.get_device_name(device),
         "used_bytes": total_bytes - free_bytes,
         "total_bytes": total_bytes,
         "reserved_bytes": torch.cuda.memory_reserved(device),
         "allocated_bytes": torch.cuda.memory_allocated(device),
+        "process_bytes": torch.cuda.memory_reserved(device) if own_bytes is None else own_bytes,
     }
+
+
+def driver_bytes(uuid: str, pid: int) -> int | None:
+    """Memory of a process on the GPU of that UUID, as `nvidia-smi` shows it; None when the driver does not say.
+
+    It does not from inside some containers, whose process numbers it does not know.
+    """
+    nvml = _nvml()
+    if nvml is None:
+        return None
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return None
+    return next((process.usedGpuMemory for process in processes if process.pid == pid), None)
+
+
+@functools.cache
+def _nvml() -> Any:
+    """The driver's library, opened once; None where it is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml

@@ -64,9 +64,11 @@ def _file_handler(log_dir: Path) -> logging.Handler:
 
 
 def render_text(logger: Any, method: str, event: dict[str, Any]) -> str:
-    """`2025-01-01T00:00:00Z info request done id=... route=...`; values with blanks or line breaks are quoted."""
+    """`2025-01-01T00:00:00Z info request done id=... route=...`; values with blanks or line breaks are quoted,
+    those that there are none of are "-".
+    """
     timestamp, level = event.pop("timestamp", ""), event.pop("level", method)
     message, trace = event.pop("event", ""), event.pop("exception", None)
-    fields = _logfmt(logger, method, {key: value for key, value in event.items() if value is not None})
+    fields = _logfmt(logger, method, {key: "-" if value is None else value for key, value in event.items()})
     line = f"{timestamp} {level} {message} {fields}".rstrip()
     return f"{line}\n{trace}" if trace else line

@@ -13,10 +13,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Outcome = Literal["success", "failure", "abort"]
 
+SHORT_TEXT_ROUTE = "/inference_short"
 REJECTION_REASONS = ("overloaded", "rate_limited", "not_ready", "unauthorized", "forbidden", "too_large", "invalid")
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 _FIRST_AUDIO_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
+_SHORT_TEXT_BUCKETS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _LATENCY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _LENGTH_BUCKETS = (10, 20, 50, 100, 200, 500, 1000, 5000)
 _RTF_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2)
@@ -49,7 +51,7 @@ class Metrics:
         )
         self.text_chars = Histogram(
             "request_length_chars",
-            "Characters of text per request.",
+            "Characters of text of a request.",
             ["route"],
             buckets=_LENGTH_BUCKETS,
             registry=registry,
@@ -66,7 +68,7 @@ class Metrics:
         self.queued = Gauge("tts_requests_queued", "Requests that wait inside the engine.", registry=registry)
         self.engine_up = Gauge("tts_engine_up", "1 when the engine can serve.", registry=registry)
         self.rtf = Histogram("tts_rtf", "Processing time over audio duration.", buckets=_RTF_BUCKETS, registry=registry)
-        self.audio_s = Counter("tts_audio_seconds", "Seconds of speech made.", registry=registry)
+        self.audio_s = Counter("tts_audio_seconds", "Seconds of speech made for requests.", registry=registry)
         self.tokens = Counter("tts_llm_tokens", "Language-model tokens.", ["kind"], registry=registry)
         self.underrun_s = Histogram(
             "tts_stream_underrun_seconds",
@@ -74,8 +76,27 @@ class Metrics:
             buckets=_UNDERRUN_BUCKETS_S,
             registry=registry,
         )
+        self._declare_short_texts()
         self._declare_engine()
         self._create_series(synthesis_routes, routes)
+
+    def _declare_short_texts(self) -> None:
+        """Requests of `/inference_short`, and the cache of phrases, whoever asks it."""
+        registry = self.registry
+        self.short_latency_s = Histogram(
+            "short_text_latency_seconds",
+            "Short text, from acceptance to the end of its answer.",
+            buckets=_SHORT_TEXT_BUCKETS_S,
+            registry=registry,
+        )
+        self.short_in_flight = Gauge("short_text_concurrent_requests", "Short texts being answered.", registry=registry)
+        self.short_hit_rate = Gauge(
+            "short_text_cache_hit_rate", "Share of lookups that found their phrase, since the start.", registry=registry
+        )
+        self.short_hits = Counter("short_text_cache_hits", "Phrases found in the cache.", registry=registry)
+        self.short_misses = Counter("short_text_cache_misses", "Phrases that had to be spoken.", registry=registry)
+        self.short_entries = Gauge("short_text_cache_entries", "Phrases that are kept.", registry=registry)
+        self.short_bytes = Gauge("short_text_cache_bytes", "Bytes of their samples.", registry=registry)
 
     def _declare_engine(self) -> None:
         """What happens inside the engine: histograms are fed by its events, the others read when asked for."""
@@ -118,7 +139,10 @@ class Metrics:
         )
         self.prompt_cache_bytes = Gauge("tts_prompt_cache_bytes", "Bytes of those states.", registry=registry)
         self.gpu_memory_bytes = Gauge(
-            "lightllm_gpu_memory_usage_bytes", "Memory in use on the device.", ["gpu"], registry=registry
+            "lightllm_gpu_memory_usage_bytes",
+            "Memory of this process on the device, by its index; 0 where nothing runs on a GPU.",
+            ["gpu"],
+            registry=registry,
         )
 
     def render(self) -> bytes:
@@ -136,3 +160,4 @@ class Metrics:
             self.rejections.labels(reason)
         for kind in ("text", "speech"):
             self.tokens.labels(kind)
+        self.gpu_memory_bytes.labels("0")

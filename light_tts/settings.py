@@ -268,7 +268,7 @@ class ServerSettings:
     log_dir: Path | None = setting(None, "directory of the file light-tts.log, beside what goes to standard error")
     log_format: Literal["text", "json"] = setting("text", "one line per event as text, or as JSON")
     log_text: bool = setting(False, "put texts of requests into the log")
-    log_stats_interval_s: float = setting(10.0, "seconds between two lines of statistics; idle ones are left out", ge=1)
+    log_stats_interval_s: float = setting(10.0, "seconds between two lines of statistics", ge=1)
     disable_log_stats: bool = setting(False, "write no lines of statistics")
 
 

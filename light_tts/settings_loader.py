@@ -58,6 +58,15 @@ class LoadedSettings:
             described.setdefault(spec.branch, {})[name] = {"value": value, "origin": self.origins[name]}
         return described
 
+    def start_lines(self) -> list[str]:
+        """For the log of the start: every setting in force, and its origin where it is no default; then the notes."""
+        shown = [
+            f"{name}={entry['value']}" + ("" if entry["origin"] == "default" else f" ({entry['origin']})")
+            for branch in self.describe().values()
+            for name, entry in branch.items()
+        ]
+        return [f"effective configuration: {', '.join(shown)}", *self.notes]
+
     def describe_old_names(self) -> dict[str, dict[str, Any]]:
         """Old name -> {"value", "origin", "effect", "says"} of those that were given, ready for JSON."""
         return {

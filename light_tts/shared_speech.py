@@ -20,7 +20,8 @@ _FACTS = ("segments", "prompt_s", "is_voice_cached")
 class SharedSpeech(AudioStream):
     """The engine writes it as any stream; nobody reads it but the streams that joined, each with its own reader.
 
-    A listener who leaves takes nothing from the others; when the last one leaves, the synthesis is cancelled.
+    A listener who leaves takes nothing from the others; when the last one leaves, the synthesis is cancelled. It counts
+    as running until all listeners are done with what they heard.
 
     on_over:  called once, before the listeners hear of the end and before `join` refuses anyone: with all samples, or
               None unless the model ended its speech by itself. It must not call back.
@@ -30,6 +31,7 @@ class SharedSpeech(AudioStream):
         super().__init__(request_id, timeout_s=timeout_s, max_pending_chunks=max_pending_chunks)
         self.on_over: Callable[[np.ndarray | None], None] = _ignore
         self._listeners: list[AudioStream] = []
+        self._present: set[AudioStream] = set()  # listeners that are not done yet, also after the end
         self._pieces: list[np.ndarray] = []
         self._is_closed = False  # nobody can join any more
         self._sharing = threading.RLock()
@@ -45,11 +47,14 @@ class SharedSpeech(AudioStream):
             if self._is_closed:
                 return False
             self._listeners.append(stream)
+            self._present.add(stream)
             for samples in self._pieces:
                 stream.put(AudioChunk(samples))
         stream.on_cancel = partial(self._left, stream)
+        stream.on_drained = partial(self._done_with, stream)
         if stream.is_finished:  # its reader left before it could say so here
             self._left(stream)
+            self._done_with(stream)
         return True
 
     def put(self, chunk: AudioChunk) -> None:
@@ -72,7 +77,6 @@ class SharedSpeech(AudioStream):
             listeners = self._close(np.concatenate(self._pieces) if is_whole else None)
         for stream in listeners:
             stream.end(reason)
-        self._leave()
 
     def fail(self, error: LightTTSError) -> None:
         """See AudioStream."""
@@ -83,7 +87,6 @@ class SharedSpeech(AudioStream):
             listeners = self._close()
         for stream in listeners:
             stream.fail(error)
-        self._leave()
 
     def cancel(self) -> None:
         """See AudioStream; who still listens is cancelled too."""
@@ -104,6 +107,13 @@ class SharedSpeech(AudioStream):
                 self._listeners.remove(stream)
         if is_last:
             super().cancel()
+
+    def _done_with(self, stream: AudioStream) -> None:
+        with self._sharing:
+            self._present.discard(stream)
+            is_over = self._is_closed and not self._present
+        if is_over:
+            self._leave()
 
     def _close(self, whole: np.ndarray | None = None) -> list[AudioStream]:
         """Let nobody join any more and draw up the accounts; returns who was listening."""

@@ -211,3 +211,13 @@ def test_any_value_is_taken_or_refused_with_one_sentence(name: str, value: objec
 def test_a_home_directory_nobody_has_is_refused() -> None:
     with pytest.raises(ConfigError, match="--model-dir: '~nobody-of-that-name/x' is not allowed"):
         load({"model_dir": "~nobody-of-that-name/x"})
+
+
+def test_the_log_of_the_start_has_every_setting_and_no_secret() -> None:
+    loaded = load_settings({"port": "80", "api_key": "hush", "zmq_mode": "ipc:///tmp/"}, environment={})
+    configuration, note = loaded.start_lines()
+    assert all(f"{name}=" in configuration for name in setting_specs())
+    assert "port=80 (flag --port)" in configuration
+    assert "host=127.0.0.1, " in configuration
+    assert "hush" not in configuration
+    assert note.startswith("--zmq_mode")

@@ -142,3 +142,41 @@ def test_who_reads_to_the_end_finds_it_kept_already(shared):
     shared.put(piece(0.1))
     shared.end(FinishReason.STOP)
     assert order == ["heard", "kept", "ended"]
+
+
+def test_it_counts_as_running_until_the_last_listener_is_done(shared):
+    over = []
+    shared.on_drained = lambda: over.append(True)
+    quick, slow, gone = listener(), listener(), listener()
+    for stream in (quick, slow, gone):
+        shared.join(stream)
+    slow.hold()
+    gone.cancel()
+    shared.put(piece(0.1))
+    shared.end(FinishReason.STOP)
+    list(quick)
+    list(slow)
+    assert over == []
+    slow.cancel()
+    assert over == [True]
+
+
+def test_a_failure_that_all_have_heard_of_ends_it(shared):
+    over = []
+    shared.on_drained = lambda: over.append(True)
+    stream = listener()
+    shared.join(stream)
+    shared.fail(EngineFailure("broken"))
+    assert over == []
+    with pytest.raises(EngineFailure):
+        list(stream)
+    assert over == [True]
+
+
+def test_who_was_cancelled_before_joining_does_not_keep_it_running(shared):
+    over = []
+    shared.on_drained = lambda: over.append(True)
+    gone = listener()
+    gone.cancel()
+    shared.join(gone)
+    assert over == [True]

@@ -56,7 +56,7 @@ def serve(arguments: argparse.Namespace, loaded: LoadedSettings) -> int:
         return 0
     from light_tts.server import api_server
 
-    return int(api_server.run(loaded.settings, notes=loaded.notes) or 0)
+    return int(api_server.run(loaded.settings, notes=loaded.start_lines()) or 0)
 
 
 def describe(loaded: LoadedSettings) -> dict[str, object]:

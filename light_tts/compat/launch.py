@@ -60,7 +60,7 @@ def build_app(program: Program, config: Mapping[str, object]) -> FastAPI:
         sys.exit(APP_LOAD_ERROR)
     from light_tts.server.asgi import shared_app
 
-    return shared_app(loaded.settings, notes=loaded.notes)
+    return shared_app(loaded.settings, notes=loaded.start_lines())
 
 
 def configuration_block(program: Program, loaded: LoadedSettings) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prometheus_client import Counter
+
 from light_tts.events import AcousticCall, LLMStep
 from light_tts.metrics import Metrics
 
@@ -13,7 +15,7 @@ class EngineMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._seen_hits = self._seen_misses = 0
+        self._seen: dict[Counter, int] = {}
         self.num_steps = 0
         self.num_step_sequences = 0
         self.num_step_rows = 0
@@ -56,12 +58,24 @@ class EngineMetrics:
             metrics.kv_blocks_total.set(health["llm"]["kv_blocks_total"])
             metrics.prompt_cache_entries.set(health["acoustic"]["prompt_cache_entries"])
             metrics.prompt_cache_bytes.set(health["acoustic"]["prompt_cache_bytes"])
-            self._sample_voice_cache(health["voice_cache"])
+            voices = health["voice_cache"]
+            metrics.voice_cache_entries.set(voices["entries"])
+            self._follow(metrics.voice_cache_hits, voices["hits"])
+            self._follow(metrics.voice_cache_misses, voices["misses"])
+            self._sample_phrases(health["phrase_cache"])
         if gpu_memory is not None:
-            metrics.gpu_memory_bytes.labels(gpu_memory["device"]).set(gpu_memory["used_bytes"])
+            own_bytes = gpu_memory["process_bytes"]
+            metrics.gpu_memory_bytes.labels(str(gpu_memory["index"])).set(own_bytes)
 
-    def _sample_voice_cache(self, stats: dict[str, int]) -> None:
-        self._metrics.voice_cache_entries.set(stats["entries"])
-        self._metrics.voice_cache_hits.inc(stats["hits"] - self._seen_hits)
-        self._metrics.voice_cache_misses.inc(stats["misses"] - self._seen_misses)
-        self._seen_hits, self._seen_misses = stats["hits"], stats["misses"]
+    def _sample_phrases(self, phrases: dict[str, int]) -> None:
+        metrics = self._metrics
+        metrics.short_entries.set(phrases["entries"])
+        metrics.short_bytes.set(phrases["bytes"])
+        self._follow(metrics.short_hits, phrases["hits"])
+        self._follow(metrics.short_misses, phrases["misses"])
+        metrics.short_hit_rate.set(phrases["hits"] / max(1, phrases["hits"] + phrases["misses"]))
+
+    def _follow(self, counter: Counter, total: int) -> None:
+        """Bring a counter to a total that is kept elsewhere."""
+        counter.inc(total - self._seen.get(counter, 0))
+        self._seen[counter] = total

@@ -21,12 +21,13 @@ T = TypeVar("T")
 
 DEEP_CHECK_TEXT = "你好。"
 DEEP_CHECK_TIMEOUT_S = 30.0
-NO_GPU_MEMORY = {
+NO_GPU_MEMORY = {  # on CPU, and while the engine loads
     "used_bytes": 0,
     "total_bytes": 0,
     "reserved_bytes": 0,
     "allocated_bytes": 0,
-}  # on CPU, and while the engine loads
+    "process_bytes": 0,
+}
 
 # Their own threads: voices that are added and audio that is encoded may keep all the others busy.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="health")
@@ -98,9 +99,13 @@ def _health_body(
         "current_concurrent_requests": engine_health["running"],
         "queued_requests": engine_health["queued"],
         "max_concurrent_requests": limit,
-        "gpu_memory": gpu_memory or {**NO_GPU_MEMORY, "device": engine_health.get("device")},
+        "gpu_memory": _shown(gpu_memory) or {**NO_GPU_MEMORY, "device": engine_health.get("device")},
         "version": __version__,
     }
+
+
+def _shown(gpu_memory: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (gpu_memory or {}).items() if key != "index"}
 
 
 async def _deep_check_error(state: ServerState) -> str | None:

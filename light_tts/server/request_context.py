@@ -51,7 +51,7 @@ class RequestContext:
             await send(message)
 
         if record.is_synthesis:
-            self._observer.began()
+            self._observer.began(record.route)
         try:
             await self._app(scope, receive, send_marked)
         except BaseException as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from light_tts.metrics import Metrics, Outcome
+from light_tts.metrics import SHORT_TEXT_ROUTE, Metrics, Outcome
 from light_tts.server.engine_metrics import EngineMetrics
 from light_tts.types import RequestStats
 
@@ -37,7 +37,7 @@ class RequestSummary:
 class RequestObserver(Protocol):
     """Is told of every request. Called on the event loop: must not block, but for `page`."""
 
-    def began(self) -> None:
+    def began(self, route: str) -> None:
         """A synthesis request has been accepted."""
 
     def ended(self, summary: RequestSummary) -> None:
@@ -65,10 +65,10 @@ class ServerMetrics:
         self._health = health
         self._gpu_memory = gpu_memory
 
-    def began(self) -> None:
+    def began(self, route: str) -> None:
         """See RequestObserver."""
         self._metrics.requests.inc()
-        self._metrics.in_flight.inc()
+        self._count_in_flight(route, 1)
 
     def ended(self, summary: RequestSummary) -> None:
         """See RequestObserver."""
@@ -77,31 +77,40 @@ class ServerMetrics:
         if summary.rejection is not None:
             metrics.rejections.labels(summary.rejection).inc()
         if summary.is_synthesis:
-            metrics.in_flight.dec()
+            self._count_in_flight(summary.route, -1)
             self._count_synthesis(summary)
 
-    def lost(self, num_requests: int) -> None:
-        """So many requests that had begun will not be heard of again: their process has died."""
-        self._metrics.in_flight.dec(num_requests)
+    def lost(self, routes: Iterable[str]) -> None:
+        """Requests to these routes had begun and will not be heard of again: their process has died."""
+        for route in routes:
+            self._count_in_flight(route, -1)
+            self._metrics.aborts.inc()
 
     def page(self) -> bytes:
         """See RequestObserver."""
         self.engine.sample(self._health(), self._gpu_memory())
         return self._metrics.render()
 
+    def _count_in_flight(self, route: str, change: int) -> None:
+        self._metrics.in_flight.inc(change)
+        if route == SHORT_TEXT_ROUTE:
+            self._metrics.short_in_flight.inc(change)
+
     def _count_synthesis(self, summary: RequestSummary) -> None:
         metrics, stats = self._metrics, summary.stats
         counters = {"success": metrics.successes, "failure": metrics.failures, "abort": metrics.aborts}
         counters[summary.outcome].inc()
         metrics.latency_s.labels(summary.route).observe(summary.total_s)
+        if summary.route == SHORT_TEXT_ROUTE and summary.outcome == "success":
+            metrics.short_latency_s.observe(summary.total_s)
         if summary.text_chars is not None:
             metrics.text_chars.labels(summary.route).observe(summary.text_chars)
         if summary.first_audio_s is not None:
             metrics.first_audio_s.observe(summary.first_audio_s)
         for late_s in summary.late_s:
             metrics.underrun_s.observe(late_s)
-        if stats is None:
-            return
+        if stats is None or not stats.speech_tokens:
+            return  # nothing was made for it: the phrase was there, or is on another request's account
         metrics.audio_s.inc(stats.audio_s)
         metrics.tokens.labels("text").inc(stats.text_tokens)
         metrics.tokens.labels("speech").inc(stats.speech_tokens)

@@ -93,45 +93,50 @@ class RequestRecord:
         self._log(summary.total_s)
 
     def _log(self, total_s: float) -> None:
+        """One line: of a synthesis request always the same keys in the same order, then what only some requests have.
+
+        Source: spec server, 3.3.
+        """
         write = logger.info if self.is_synthesis else logger.debug
-        stats = self.stats or RequestStats()
-        speech = (
-            {
-                "model": self.model,
-                "voice": self.voice,
-                "text_chars": self.text_chars,
-                "segments": stats.segments,
-                "prompt_s": round(stats.prompt_s, 2),
-                "first_chunk_ms": _ms(self.first_audio_latency_s),
-                "total_ms": _ms(total_s),
-                "chunks": stats.chunks,
-                "audio_s": round(stats.audio_s, 3),
-                "rtf": None if stats.rtf is None else round(stats.rtf, 4),
-                "llm_ms": round(stats.llm_ms, 1),
-                "flow_ms": round(stats.flow_ms, 1),
-                "vocoder_ms": round(stats.vocoder_ms, 1),
-                "queue_ms": round(stats.queue_ms, 1),
-                "prepare_ms": round(stats.prepare_ms, 1),
-                "tokens": stats.speech_tokens,
-                "cache": None if stats.is_voice_cached is None else "hit" if stats.is_voice_cached else "miss",
-                "retries": stats.retries or None,
-                "finish": self._finish(stats),
-                "text": self.text,
-            }
-            if self.is_synthesis
-            else {"total_ms": _ms(total_s)}
-        )
+        extras = {
+            "status": self.status,
+            "error_code": None if self.error is None else error_code(self.error),
+            "error": None if self.error is None else str(self.error),
+            "retries": None if self.stats is None else self.stats.retries or None,
+            "text": self.text,
+        }
         write(
             "request done",
             id=self.request_id,
             x_request_id=self.caller_request_id,
             x_session_id=self.session_id,
             route=self.route,
-            status=self.status,
-            error_code=None if self.error is None else error_code(self.error),
-            error=None if self.error is None else str(self.error),
-            **speech,
+            **(self._speech(total_s) if self.is_synthesis else {"total_ms": _ms(total_s)}),
+            **{name: value for name, value in extras.items() if value is not None},
         )
+
+    def _speech(self, total_s: float) -> dict[str, object]:
+        stats = self.stats or RequestStats()
+        return {
+            "model": self.model,
+            "voice": self.voice,
+            "text_chars": self.text_chars,
+            "segments": stats.segments,
+            "prompt_s": round(stats.prompt_s, 2),
+            "first_chunk_ms": _ms(self.first_audio_latency_s),
+            "total_ms": _ms(total_s),
+            "chunks": stats.chunks,
+            "audio_s": round(stats.audio_s, 3),
+            "rtf": None if stats.rtf is None else round(stats.rtf, 4),
+            "llm_ms": round(stats.llm_ms, 1),
+            "flow_ms": round(stats.flow_ms, 1),
+            "vocoder_ms": round(stats.vocoder_ms, 1),
+            "queue_ms": round(stats.queue_ms, 1),
+            "tokens": stats.speech_tokens,
+            "cache": _found(stats),
+            "finish": self._finish(stats),
+            "prepare_ms": round(stats.prepare_ms, 1),
+        }
 
     def _finish(self, stats: RequestStats) -> str:
         if self.outcome == "success":
@@ -141,3 +146,9 @@ class RequestRecord:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000.0, 1)
+
+
+def _found(stats: RequestStats) -> str | None:
+    """hit or miss in the cache that the answer depends on: of phrases for texts looked up there, else of voices."""
+    is_cached = stats.is_voice_cached if stats.is_phrase_cached is None else stats.is_phrase_cached
+    return None if is_cached is None else "hit" if is_cached else "miss"

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from light_tts.errors import TextTooLong, UnknownVoice, Unsupported
+from light_tts.metrics import SHORT_TEXT_ROUTE
 from light_tts.server.audio_response import AudioResponse, header_text
 from light_tts.server.errors import NoDefaultVoice
 from light_tts.server.fields import Fields
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from light_tts.settings import Settings
     from light_tts.speech_engine import SpeechEngine
 
-PATH = "/inference_short"
+PATH = SHORT_TEXT_ROUTE
 SHORT_TEXT = TEXT[::-1]  # here `text` is the first name
 SHORT_VOICE = ("voice_template", *VOICE)
 

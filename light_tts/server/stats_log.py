@@ -32,7 +32,7 @@ class _Moment:
 
 
 class StatsLog:
-    """Writes one line per interval at level info, none while nothing happens.
+    """Writes one line per interval at level info.
 
     totals:  what the engine's events have come to.
     """
@@ -54,14 +54,11 @@ class StatsLog:
         self._stopped.set()
         self._thread.join()
 
-    def line(self) -> dict[str, object] | None:
-        """What happened since the last call; None for nothing."""
+    def line(self) -> dict[str, object]:
+        """What happened since the last call."""
         health = self._engine.health()
         before, now = self._before, self._moment(health)
         self._before = now
-        is_idle = not health["running"] and not health["queued"] and now.steps == before.steps
-        if is_idle and now.calls == before.calls:
-            return None
         seconds = max(now.at_s - before.at_s, 1e-6)
         generated = now.speech_tokens - before.speech_tokens
         llm = health.get("llm", {})
@@ -75,7 +72,7 @@ class StatsLog:
             "llm_batch": _mean(now.sequences - before.sequences, now.steps - before.steps),
             "flow_batch": _mean(now.hops - before.hops, now.calls - before.calls),
             "kv_blocks": f"{llm.get('kv_blocks_used', 0)}/{llm.get('kv_blocks_total', 0)}",
-            "gpu_memory_mb": None if memory is None else memory["used_bytes"] // 2**20,
+            "gpu_memory_mb": None if memory is None else memory["process_bytes"] // 2**20,
         }
 
     def _moment(self, health: dict[str, Any]) -> _Moment:
@@ -93,9 +90,7 @@ class StatsLog:
 
     def _work(self) -> None:
         while not self._stopped.wait(self._interval_s):
-            line = self.line()
-            if line is not None:
-                logger.info("engine stats", **line)
+            logger.info("engine stats", **self.line())
 
 
 def _mean(total: int, count: int) -> float | None:

@@ -138,7 +138,7 @@ def test_the_application_is_built_with_the_settings_of_its_config(monkeypatch: p
     build_app(WSGI_WRAPPER, {"running_max_req_size": 5, "zmq_mode": "ipc:///tmp/"})
     settings, notes = built[0]
     assert settings.llm.max_running == 5
-    assert notes[0].startswith("CONFIG: zmq_mode has no effect: ")
+    assert notes[1].startswith("CONFIG: zmq_mode has no effect: ")
 
 
 def test_a_mistake_in_config_ends_the_process_manager_too(capfd: pytest.CaptureFixture[str]) -> None:

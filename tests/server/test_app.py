@@ -38,10 +38,10 @@ async def test_health_of_a_ready_server(client, engine):
 
 async def test_health_has_the_same_keys_loading_on_cpu_and_on_a_gpu(client, engine, settings):
     on_cpu = (await client.get("/health")).json()
-    nothing = dict.fromkeys(("used_bytes", "total_bytes", "reserved_bytes", "allocated_bytes"), 0)
-    assert on_cpu["gpu_memory"] == {"device": "cpu", **nothing}
-    memory = {"device": "GPU", "used_bytes": 3, "total_bytes": 4, "reserved_bytes": 2, "allocated_bytes": 1}
-    engine.gpu_memory = lambda: memory
+    names = ("used_bytes", "total_bytes", "reserved_bytes", "allocated_bytes", "process_bytes")
+    assert on_cpu["gpu_memory"] == {"device": "cpu", **dict.fromkeys(names, 0)}
+    memory = {"device": "GPU", **dict.fromkeys(names, 3)}
+    engine.gpu_memory = lambda: {**memory, "index": 0}
     on_gpu = (await client.get("/health")).json()
     assert on_gpu["gpu_memory"] == memory
     async with client_of(None, settings) as starting:
@@ -272,6 +272,24 @@ async def test_every_metric_moves_when_requests_pass(client, engine):
         assert sample(text, name) == pytest.approx(value), name
 
 
+async def test_short_texts_are_counted_apart(client, engine):
+    await client.post("/inference_short", json={"text": "hello"})
+    await client.post("/inference_short", json={})
+    text = (await client.get("/metrics")).text
+    assert sample(text, "short_text_latency_seconds_count") == 1
+    assert sample(text, "short_text_concurrent_requests") == 0
+
+
+def test_requests_of_a_process_that_died_are_aborted(app):
+    observer = app.state.server.observer
+    for route in (ZERO_SHOT, "/inference_short", "/inference_short"):
+        observer.began(route)
+    observer.lost([ZERO_SHOT, "/inference_short"])
+    text = observer.page().decode()
+    assert sample(text, "tts_requests_in_flight") == sample(text, "short_text_concurrent_requests") == 1
+    assert sample(text, "tts_requests_aborted_total") == 2
+
+
 async def test_paths_made_up_by_callers_make_no_new_series(client):
     for index in range(20):
         await client.get(f"/made/up/{index}")
@@ -301,8 +319,8 @@ async def test_each_request_leaves_one_line_without_its_text(engine, settings, c
         "audio_s": 1.0,
         "tokens": 25,
         "finish": "stop",
-        "text": "my words" if log_text else None,
     }
+    assert entry.get("text") == ("my words" if log_text else None)
     assert {key: entry[key] for key in expected} == expected
     assert entry["first_chunk_ms"] <= entry["total_ms"]
     assert entry["rtf"] > 0

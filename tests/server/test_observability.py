@@ -17,6 +17,7 @@ import structlog
 from light_tts.assets import builtin_model_dir
 from light_tts.engine import TTSEngine
 from light_tts.errors import EngineFailure, StageLost
+from light_tts.logs import render_text
 from light_tts.server.app import create_app
 from light_tts.server.errors import error_response
 from light_tts.server.stats_log import StatsLog
@@ -26,7 +27,7 @@ from .conftest import serving
 
 ZERO_SHOT = "/inference_zero_shot"
 LONG_TEXT = "今天天气真不错，我们一起去公园散步吧。" * 6
-GPU = {"device": "GPU 0", "used_bytes": 5, "total_bytes": 9, "reserved_bytes": 1}
+GPU = {"device": "GPU 0", "used_bytes": 5, "total_bytes": 9, "reserved_bytes": 1, "process_bytes": 2}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,11 @@ def server(tmp_path_factory):
         engine=EngineSettings(max_concurrent_requests=1, max_queue=1),
     )
     app = create_app(None, settings)
-    with TTSEngine.load(settings, events=app.state.server.observer.engine) as engine:
-        engine.gpu_memory = lambda: GPU
-        app.state.server.engine = engine
-        with serving(app, settings) as url:
+    with serving(app, settings) as url:
+        app.state.first_page = scrape(url)
+        with TTSEngine.load(settings, events=app.state.server.observer.engine) as engine:
+            engine.gpu_memory = lambda: {**GPU, "index": 0}
+            app.state.server.engine = engine
             yield app, url
 
 
@@ -57,6 +59,10 @@ def scrape(url):
 
 def speak(url, text="Hello.", **fields):
     return httpx2.post(url + ZERO_SHOT, data={"tts_text": text, "stream": "true", **fields}, timeout=60)
+
+
+def speak_short(url, text="Hello."):
+    return httpx2.post(url + "/inference_short", json={"text": text}, timeout=60)
 
 
 def clone(url):
@@ -78,17 +84,19 @@ def wait_until_idle(engine):
 def test_every_metric_moves(server, monkeypatch):
     app, url = server
     engine = app.state.server.engine
-    texts = [scrape(url)]
+    texts = [app.state.first_page]
     declared = set(re.findall(r"^# TYPE (\w+)", texts[0], re.MULTILINE))
     assert speak(url).status_code == 200
     assert speak(url, LONG_TEXT[:80]).status_code == 200
     assert clone(url).status_code == clone(url).status_code == 200
     assert httpx2.post(url + "/v1/audio/speech", json={"input": "Hi."}, timeout=60).status_code == 200
     assert speak(url, "……").status_code == 400
+    assert [speak_short(url).headers["x-cache"] for _ in range(2)] == ["MISS", "HIT"]
+    texts.append(scrape(url))
     read_first_bytes_and_leave(url)
     wait_until_idle(engine)
 
-    leaving = threading.Thread(target=speak, args=(url, LONG_TEXT))
+    leaving = threading.Thread(target=speak_short, args=(url, LONG_TEXT[:95]))
     waiting = threading.Thread(target=speak, args=(url,))
     leaving.start()
     while not engine.health()["running"]:
@@ -128,13 +136,17 @@ def test_every_metric_moves(server, monkeypatch):
         for name in declared
         if not any(s in (name, f"{name}_total", f"{name}_count", f"{name}_sum") for s in series)
     }
-    # Set once, at the start, and never again: their value is looked at instead.
-    constant = {"tts_kv_blocks_total", "tts_engine_up", "lightllm_gpu_memory_usage_bytes"}
-    assert {name for name in still - constant if not name.endswith("_created")} == set()
+    assert {name for name in still if not name.endswith("_created")} == set()
     last = samples[-1]
     assert last["tts_kv_blocks_total"] == health["llm"]["kv_blocks_total"]
     assert last["tts_engine_up"] == 1
-    assert last['lightllm_gpu_memory_usage_bytes{gpu="GPU 0"}'] == GPU["used_bytes"]
+    assert last['lightllm_gpu_memory_usage_bytes{gpu="0"}'] == GPU["process_bytes"]
+    assert samples[1]["short_text_cache_hit_rate"] == 0.5
+    assert (samples[1]["short_text_cache_hits_total"], samples[1]["short_text_cache_misses_total"]) == (1, 1)
+    assert samples[1]["short_text_latency_seconds_count"] == 2
+    assert [sample["short_text_concurrent_requests"] for sample in samples] == [0, 0, 1, 0]
+    # A hit was no speech made for a request, and took no time of the models.
+    assert samples[1]["tts_rtf_count"] == samples[1]["lightllm_request_success_total"] - 1
     assert (last["tts_engine_restarts_total"], last["tts_requests_retried_total"]) == (1, 1)
     assert (last["tts_voice_cache_hits_total"], last["tts_voice_cache_misses_total"]) == (1, 1)
     finished = sum(last[f"{name}_total"] for name in ("lightllm_request_success", "lightllm_request_failure"))
@@ -165,27 +177,52 @@ def test_the_requests_line_has_the_cost_of_every_stage(server):
     assert second["llm_ms"] + second["flow_ms"] < 2 * second["total_ms"]
 
 
-def test_statistics_are_written_while_something_happens_and_only_then(server):
+REQUEST_KEYS = (
+    "id x_request_id x_session_id route model voice text_chars segments prompt_s first_chunk_ms total_ms chunks "
+    "audio_s rtf llm_ms flow_ms vocoder_ms queue_ms tokens cache finish"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "finish", "cache"),
+    [({"text": "您好"}, "stop", "miss"), ({"text": "您好"}, "stop", "hit"), ({}, "error", "-")],
+)
+def test_the_requests_line_has_all_its_keys_in_their_order(server, body, finish, cache):
+    _, url = server
+    with structlog.testing.capture_logs() as entries:
+        httpx2.post(url + "/inference_short", json=body, headers={"x-session-id": "a b"}, timeout=60)
+        while not any(entry["event"] == "request done" for entry in entries):
+            time.sleep(0.01)
+    [entry] = [entry for entry in entries if entry["event"] == "request done"]
+    line = render_text(None, "info", entry)
+    keys = re.findall(r"(\w+)=", re.sub(r'"[^"]*"', "", line))
+    assert keys[: len(REQUEST_KEYS.split())] == REQUEST_KEYS.split()
+    assert f"cache={cache} finish={finish}" in line
+    assert 'x_session_id="a b" route=/inference_short' in line
+    assert "您好" not in line
+
+
+def test_statistics_are_written_whether_something_happens_or_not(server):
     app, url = server
     wait_until_idle(app.state.server.engine)
     log = statistics(app)
     log.line()
-    assert log.line() is None
+    idle = log.line()
+    assert (idle["running"], idle["speech_tokens_per_s"], idle["llm_batch"]) == (0, 0.0, None)
     speak(url)
     line = log.line()
+    assert set(line) == set(idle)
     assert line["speech_tokens_per_s"] > 0
     assert line["audio_s_per_s"] > 0
     assert line["llm_batch"] == line["flow_batch"] == 1.0
     assert line["gpu_memory_mb"] == 0
-    assert log.line() is None
 
 
 def test_the_statistics_thread_writes_and_stops(server):
-    app, url = server
+    app, _ = server
     log = statistics(app, interval_s=0.05)
     with structlog.testing.capture_logs() as lines:
         log.start()
-        speak(url, LONG_TEXT[:60])
         while not any(line["event"] == "engine stats" for line in lines):
             time.sleep(0.01)
         log.close()
@@ -222,10 +259,10 @@ def test_what_would_fail_again_says_so(path):
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
-from light_tts.server.api_server import run
-from light_tts.settings import ModelSettings, ServerSettings, Settings
-sys.exit(run(Settings(model=ModelSettings(cpu_threads=1), server=ServerSettings(port={port}, drain_timeout_s=60))))
+from light_tts.cli import main
+sys.exit(main("serve --cpu-threads 1 --short-cache-mb 0 --drain-timeout-s 60 --api-key secret --port {port}".split()))
 """
+KEY = {"authorization": "Bearer secret"}
 
 
 def test_sigterm_lets_a_real_request_end():
@@ -244,7 +281,7 @@ def test_sigterm_lets_a_real_request_end():
     try:
         wait_for_status(url + "/readiness", 200, timeout_s=60)
         data = {"tts_text": LONG_TEXT[:57], "stream": "true", "seed": "1"}
-        with httpx2.stream("POST", url + ZERO_SHOT, data=data, timeout=60) as answer:
+        with httpx2.stream("POST", url + ZERO_SHOT, data=data, headers=KEY, timeout=60) as answer:
             pieces = answer.iter_bytes()
             received = len(next(pieces))
             process.send_signal(signal.SIGTERM)
@@ -260,6 +297,12 @@ def test_sigterm_lets_a_real_request_end():
     assert received > 4 * 48_000
     assert "finish=stop" in log
     assert "Traceback" not in log
+    # What the log says of the start.
+    assert f"port={port} (flag --port)" in log
+    assert "flow_steps=10, " in log
+    assert "secret" not in log
+    for words in ("warmed up in ", "loop: ", "ready on http://127.0.0.1:"):
+        assert words in log
 
 
 def test_sigterm_twice_ends_at_once():
@@ -277,7 +320,7 @@ def test_sigterm_twice_ends_at_once():
         wait_for_status(url + "/readiness", 200, timeout_s=60)
         with contextlib.suppress(httpx2.TransportError):
             data = {"tts_text": LONG_TEXT * 4, "stream": "true"}
-            with httpx2.stream("POST", url + ZERO_SHOT, data=data, timeout=60) as answer:
+            with httpx2.stream("POST", url + ZERO_SHOT, data=data, headers=KEY, timeout=60) as answer:
                 pieces = answer.iter_bytes()
                 next(pieces)
                 process.send_signal(signal.SIGINT)
