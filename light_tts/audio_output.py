@@ -1,7 +1,7 @@
 """Samples to bytes: pcm, wav, flac, mp3, opus and aac, piece by piece for a stream or whole with exact headers.
 
-Knows nothing of HTTP and imports no torch. Compressed formats are made by FFmpeg through PyAV, which is loaded when first
-needed.
+Knows nothing of HTTP and imports no torch. Compressed formats are made by FFmpeg through PyAV, which is loaded when
+it is first needed.
 """
 
 from __future__ import annotations
