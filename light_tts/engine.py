@@ -354,7 +354,10 @@ class TTSEngine:
         self._supervisor.when_revived(begin_again)
 
     def _bind(self, narration: Narration, request: SynthesisRequest, prompt: FlowPrompt) -> None:
-        seed = secrets.randbits(62) if request.seed is None else request.seed
+        seed = request.seed
+        if seed is None:
+            # Who decodes without dice wants the same audio every time, and the vocoder's noise has its dice too.
+            seed = 0 if self.settings.llm.greedy else secrets.randbits(62)
         narration.bind(
             AcousticJob(
                 prompt=prompt,

@@ -23,7 +23,7 @@ from light_tts.errors import (
     UnknownModel,
     UnknownVoice,
 )
-from light_tts.settings import EngineSettings, FrontendSettings, Settings, ShortTextSettings
+from light_tts.settings import EngineSettings, FrontendSettings, LLMSettings, Settings, ShortTextSettings
 from light_tts.types import SAMPLE_RATE_HZ, Mode, ReferenceAudio, SynthesisRequest
 
 TEXT = "Your order is on its way."
@@ -283,3 +283,13 @@ def test_a_recording_is_kept_while_a_request_speaks_with_it(recording: bytes, tm
             with engine.submit(SynthesisRequest("Yes.", voice=ReferenceAudio(recording))) as again:
                 next(iter(again))
         assert engine.health()["voice_cache"] == {"entries": 1, "hits": 1, "misses": 2}
+
+
+def test_a_greedy_engine_speaks_the_same_audio_every_time(tmp_path: Path) -> None:
+    settings = Settings(
+        llm=LLMSettings(greedy=True), frontend=FrontendSettings(voices_dir=tmp_path), short_text=ShortTextSettings()
+    )
+    with TTSEngine.load(settings) as engine:
+        first, second = speak(engine, "Yes."), speak(engine, "Yes.")
+    assert first.size == second.size
+    np.testing.assert_allclose(first, second, atol=1e-3)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from light_tts.placement import prepare_gpu
+from light_tts.errors import ConfigError
+from light_tts.placement import place, prepare_gpu
+from light_tts.settings import ModelSettings
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,17 @@ def test_the_log_says_how_gpu_memory_is_handled(caplog: pytest.LogCaptureFixture
     assert caplog.messages == [
         "GPU memory: PYTORCH_CUDA_ALLOC_CONF=a:1; cudnn.benchmark: off, since audio has any length"
     ]
+
+
+def test_each_stage_has_its_own_precision() -> None:
+    settings = ModelSettings(device="cpu", llm_dtype="float16", flow_dtype="bfloat16")
+    assert place(settings).describe() == {"llm": "float16", "flow": "bfloat16", "vocoder": "float32"}
+    automatic = place(ModelSettings(device="cpu"))
+    assert set(automatic.describe().values()) == {"float32"}
+
+
+def test_bfloat16_is_refused_on_a_gpu_that_cannot_compute_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    with pytest.raises(ConfigError, match="llm_dtype bfloat16 needs a GPU of the Ampere generation or newer"):
+        place(ModelSettings(llm_dtype="bfloat16"))
