@@ -236,7 +236,8 @@ class PackedHift:
         slope = generator.slope
         rate, last_rate = 1, math.prod(generator.rates)
         leaky = Activation("leaky", self._dtype, slope)
-        _, activated = self._conv(self._pre, mel.to(self._dtype), around, 1, 0, Epilogue((), 1.0, leaky, False))
+        mel = mel.to(self._dtype).contiguous()
+        _, activated = self._conv(self._pre, mel, around, 1, 0, Epilogue((), 1.0, leaky, False))
         for stage, up in enumerate(self._ups):
             assert activated is not None
             x, _ = self._conv(up, activated, around, rate, 0, Epilogue())
