@@ -23,10 +23,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from light_tts.acoustic.flow_batch import FlowRow
-from light_tts.acoustic.flow_call import FlowCall
-from light_tts.acoustic.flow_graphs import PagedRunner, triton_attention
+from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.acoustic.flow_inputs import CallSize
 from light_tts.bench.machine import describe_machine
+from light_tts.kernels.flow_kernels import triton_kernels
 from light_tts.models.family import families
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import read_model_config
@@ -106,7 +106,7 @@ def measure(net: FlowNet, runner: PagedRunner, case: tuple[int, int, int]) -> di
     rows = rows_of(net, runner, count, frames, kept)
     chunks = -(-frames // net.chunk_frames)
     size = CallSize(count, chunks, runner.past_pages(kept // net.chunk_frames, chunks), STEPS)
-    call = FlowCall(net, runner.pool, size, triton_attention())
+    call = runner.new_call(size)
     result: dict[str, Any] = {"sequences": count, "frames": frames, "kept_frames": kept}
     if case in EAGER:
         call.run(rows, is_chunked=True)
@@ -134,7 +134,7 @@ def kernels(net: FlowNet, runner: PagedRunner, case: tuple[int, int, int]) -> di
     counts, tables = [], []
     for steps in (1, 3):
         size = CallSize(count, chunks, runner.past_pages(kept // net.chunk_frames, chunks), steps)
-        call = FlowCall(net, runner.pool, size, triton_attention())
+        call = runner.new_call(size)
         call.run(rows, is_chunked=True)
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -180,6 +180,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", default=[family.name for family in families()])
     parser.add_argument("--hops-only", action="store_true", help="leave out the calls without kept frames")
+    parser.add_argument(
+        "--unfused", action="store_true", help="the networks as they are, with the attention kernel only"
+    )
     parser.add_argument("-o", "--output")
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "families": {}}
@@ -188,7 +191,14 @@ def main() -> None:
         for name in arguments.families:
             start_s = time.perf_counter()
             net = build(name)
-            runner = PagedRunner(net, cache_bytes=3 << 30, steps=STEPS, attention=triton_attention(), most_graphs=8)
+            runner = PagedRunner(
+                net,
+                cache_bytes=3 << 30,
+                steps=STEPS,
+                kernels=triton_kernels(),
+                most_graphs=8,
+                fuses=not arguments.unfused,
+            )
             for level in (runner.pool.tokens, runner.pool.frames, runner.pool.estimator):
                 level.keys_values.normal_()
             torch.cuda.synchronize()

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow, solve
 from light_tts.acoustic.flow_inputs import CallSize, FlowInputs
-from light_tts.acoustic.flow_paged import PagedAttention, PagedContext
+from light_tts.acoustic.flow_paged import PagedContext
 from light_tts.acoustic.flow_pages import PagedLevel, PagePool
 from light_tts.kernels.flow_attention import FlowPages
+from light_tts.kernels.flow_kernels import FlowKernels
+from light_tts.models.nets.euler_time import cosine_schedule
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
+from light_tts.models.nets.fused import FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts
 from light_tts.types import FRAMES_PER_TOKEN
 
@@ -22,11 +25,15 @@ class FlowCall:
     """Computes rows of up to one size, and keeps what they want kept in the pages of the pool.
 
     Every operation's shape follows from the size, and nothing is read back by the host.
+
+    fused:  the estimator as few kernels; None: the network as it is.
     """
 
-    def __init__(self, net: FlowNet, pool: PagePool, size: CallSize, attention: PagedAttention) -> None:
+    def __init__(
+        self, net: FlowNet, pool: PagePool, size: CallSize, kernels: FlowKernels, fused: FusedEstimator | None
+    ) -> None:
         self.size = size
-        self._net, self._pool, self._attention = net, pool, attention
+        self._net, self._pool, self._kernels, self._fused = net, pool, kernels, fused
         self._inputs = FlowInputs(net, size)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._mel: Tensor | None = None  # where the recorded call leaves its result
@@ -81,16 +88,36 @@ class FlowCall:
                 context.finish()
             places = (FRAMES_PER_TOKEN * inputs.first_token)[:, None].long()
             places = places + torch.arange(inputs.num_frames, device=net.device)
+            noise = net.noise[places.clamp_max(MAX_FRAMES - 1)]
+            context = self._context(pool.estimator, FRAMES_PER_TOKEN)
+            if self._fused is not None:
+                return self._solve_fused(self._fused, noise, mu, context)
             return solve(
                 net,
-                net.noise[places.clamp_max(MAX_FRAMES - 1)],
+                noise,
                 mu=mu,
                 speaker=inputs.speaker,
                 cond=inputs.cond,
                 guidance=inputs.guidance[:, None, None],
                 steps=self.size.steps,
-                context=self._context(pool.estimator, FRAMES_PER_TOKEN),
+                context=context,
             )
+
+    def _solve_fused(self, fused: FusedEstimator, x: Tensor, mu: Tensor, context: PagedContext) -> Tensor:
+        """What `flow_batch.solve` computes."""
+        net, inputs, steps = self._net, self._inputs, self.size.steps
+        conditioned = net.estimator.static_inputs(mu, inputs.speaker, inputs.cond)
+        static = torch.cat([conditioned, torch.zeros_like(conditioned)])
+        given = torch.cat([x.repeat(2, 1, 1), static], dim=-1).to(net.dtype)
+        guidance = inputs.guidance.contiguous()
+        table, schedule = net.time_table(steps), cosine_schedule(steps).tolist()
+        prepared = fused.prepare(context)
+        for step in range(steps):
+            context.begin(step)
+            velocity = fused(given, table[step], context, prepared)
+            context.finish()
+            self._kernels.euler_step(x, velocity, guidance, schedule[step + 1] - schedule[step], given)
+        return x
 
     def _context(self, level: PagedLevel, ratio: int) -> PagedContext:
         """The context of a network with `ratio` steps per token."""
@@ -105,6 +132,6 @@ class FlowCall:
             pages,
             num_new=ratio * inputs.num_frames // FRAMES_PER_TOKEN,
             first_steps=ratio * inputs.first_token.long(),
-            attention=self._attention,
+            kernels=self._kernels,
             past_pages=self.size.past_pages,
         )

@@ -16,10 +16,11 @@ from torch import Tensor
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_inputs import CallSize
-from light_tts.acoustic.flow_paged import PagedAttention
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
+from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
+from light_tts.models.nets.fuse import fuse, why_not_fused
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +54,6 @@ def why_not(net: FlowNet) -> str | None:
     return None
 
 
-def triton_attention() -> PagedAttention:
-    """The kernel for CUDA devices."""
-    from light_tts.kernels.flow_attention_triton import paged_chunk_attention
-
-    return paged_chunk_attention
-
-
 def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int) -> FlowRunner:
     """The fastest runner that works here; says in the log why a GPU gets the plain one.
 
@@ -70,16 +64,24 @@ def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int)
     if net.device.type != "cuda" or not most_graphs:
         return PlainRunner(net)
     reason = why_not(net)
-    if reason is None:
+    if reason is not None:
+        logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
+        return PlainRunner(net)
+    for fuses in (True, False):
         try:
             runner = PagedRunner(
-                net, cache_bytes=cache_bytes, steps=steps, attention=triton_attention(), most_graphs=most_graphs
+                net,
+                cache_bytes=cache_bytes,
+                steps=steps,
+                kernels=triton_kernels(),
+                most_graphs=most_graphs,
+                fuses=fuses,
             )
             runner.record([CallSize(1, 1, runner.past_pages(0), steps)])
             return runner
         except Exception as error:  # whatever Triton or the driver says: speaking slowly is better than not at all
-            reason = f"{type(error).__name__}: {error}"
-    logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
+            name = "fused kernels" if fuses else "CUDA graphs"
+            logger.warning("flow calls do without %s: %s: %s", name, type(error).__name__, error)
     return PlainRunner(net)
 
 
@@ -99,13 +101,25 @@ class PagedRunner:
     cache_bytes:  of all pages.
     steps:        evaluations that a page has room for.
     most_graphs:  recorded calls that are kept at once; 0: none is recorded.
+    fuses:        compute the estimator with fused kernels where they take it; False: the network as it is.
     """
 
     def __init__(
-        self, net: FlowNet, *, cache_bytes: int, steps: int, attention: PagedAttention, most_graphs: int
+        self,
+        net: FlowNet,
+        *,
+        cache_bytes: int,
+        steps: int,
+        kernels: FlowKernels,
+        most_graphs: int,
+        fuses: bool = True,
     ) -> None:
         self.pool = PagePool(net, cache_bytes, steps=steps)
-        self._net, self._attention, self._most_graphs = net, attention, most_graphs
+        self._net, self._kernels, self._most_graphs = net, kernels, most_graphs
+        reason = why_not_fused(net) if fuses else "it was asked for so"
+        if reason is not None:
+            logger.info("the flow's estimator is computed as it is: %s", reason)
+        self.fused = fuse(net, kernels) if reason is None else None
         self._has_body_attention = net.body.shape.token_layers > 0
         self._ladder = _chunk_ladder(-(-MAX_FRAMES // net.chunk_frames))
         self._recorded: OrderedDict[CallSize, FlowCall] = OrderedDict()
@@ -209,7 +223,11 @@ class PagedRunner:
             except RuntimeError as error:  # out of memory, most likely; the call can still be computed
                 logger.warning("no more flow calls are recorded as CUDA graphs: %s", error)
                 self._most_graphs = 0
-        return FlowCall(self._net, self.pool, size, self._attention)
+        return self.new_call(size)
+
+    def new_call(self, size: CallSize) -> FlowCall:
+        """A call of this size that is not recorded."""
+        return FlowCall(self._net, self.pool, size, self._kernels, self.fused)
 
     def _work(self, size: CallSize) -> int:
         return size.rows * size.chunks * self._net.chunk_frames
@@ -217,7 +235,7 @@ class PagedRunner:
     def _record(self, size: CallSize) -> FlowCall:
         while len(self._recorded) >= max(1, self._most_graphs):
             self._recorded.popitem(last=False)
-        call = FlowCall(self._net, self.pool, size, self._attention)
+        call = self.new_call(size)
         self._net.time_table(size.steps)
         call.record(self._memory, self._stream)
         self._recorded[size] = call

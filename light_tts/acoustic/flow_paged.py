@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from light_tts.acoustic.flow_pages import PagedLevel
 from light_tts.kernels.flow_attention import FlowPages
-
-PagedAttention = Callable[[Tensor, Tensor, FlowPages, int], Tensor]
+from light_tts.kernels.flow_conv import ConvTails
+from light_tts.kernels.flow_kernels import FlowKernels
 
 
 class PagedContext:
@@ -21,7 +19,7 @@ class PagedContext:
     pages:        of the R sequences, in steps of this level.
     num_new:      T new steps, whole chunks.
     first_steps:  [R] int64, index of the first new step of each sequence.
-    attention:    of layers without a bias.
+    kernels:      for layers without a bias.
     past_pages:   most pages of past that layers with a bias can see.
     """
 
@@ -32,11 +30,11 @@ class PagedContext:
         *,
         num_new: int,
         first_steps: Tensor,
-        attention: PagedAttention,
+        kernels: FlowKernels,
         past_pages: int,
     ) -> None:
         _, _, _, self._guidance_rows, self._page_steps, _ = level.keys_values.shape
-        self._level, self._pages, self._attention = level, pages, attention
+        self._level, self._pages, self._kernels = level, pages, kernels
         self._num_new, self._first_steps, self._past_pages = num_new, first_steps, past_pages
         self._sequences, self._num_chunks = pages.saves.shape
         assert self._num_chunks * self._page_steps == num_new, "new steps are whole chunks"
@@ -44,9 +42,10 @@ class PagedContext:
         self._past_index = pages.past[:, pages.past.shape[1] - past_pages :].flatten().long()
         self._last_index = pages.past[:, -1].long()
         self._has_past = (pages.num_past > 0)[:, None, None]
+        self._last_or_none = torch.where(pages.num_past > 0, pages.past[:, -1], -1)
         self._mask: Tensor | None = None
         self._evaluation = 0
-        self._tails_before = self._tails_after = torch.empty(0)
+        self._gathered: tuple[Tensor, Tensor] | None = None  # tails before and after the new steps
 
     @property
     def num_keys(self) -> int:
@@ -54,25 +53,34 @@ class PagedContext:
         return self._past_pages * self._page_steps + self._num_new
 
     def begin(self, evaluation: int) -> None:
-        """Bring in the tails of one evaluation (Euler step)."""
+        """Turn to the states of one evaluation (Euler step)."""
         # Calls with more evaluations than pages have room for have no past and keep nothing.
-        self._evaluation = evaluation = min(evaluation, self._level.keys_values.shape[1] - 1)
-        kept = self._level.tails[:, evaluation]
-        before = torch.where(self._has_past, kept.index_select(0, self._last_index), 0.0)
-        self._tails_before = before.transpose(0, 1).flatten(0, 1)  # [G * R, V]
-        shape = (self._guidance_rows * self._sequences, self._num_chunks, kept.shape[2])
-        self._tails_after = kept.new_empty(shape)
+        self._evaluation = min(evaluation, self._level.keys_values.shape[1] - 1)
+        self._gathered = None
 
     def finish(self) -> None:
-        """Keep the tails of the evaluation that has just run."""
-        after = self._tails_after.unflatten(0, (self._guidance_rows, self._sequences)).permute(1, 2, 0, 3)
-        self._level.tails[:, self._evaluation].index_copy_(0, self._save_index, after.flatten(0, 1))
+        """Keep the tails of the evaluation that has just run, unless the kernels have."""
+        if self._gathered is not None:
+            after = self._gathered[1].unflatten(0, (self._guidance_rows, self._sequences)).permute(1, 2, 0, 3)
+            self._level.tails[:, self._evaluation].index_copy_(0, self._save_index, after.flatten(0, 1))
 
-    def attend(self, layer: int, qkv: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
-        """See SequenceContext."""
+    def tails(self, tail: int) -> ConvTails:
+        """Where a convolution that reads pages itself finds them."""
+        return ConvTails(
+            self._level.tails[:, self._evaluation],
+            self._level.places[tail],
+            self._last_or_none,
+            self._pages.saves,
+            self._page_steps,
+        )
+
+    def attend(
+        self, layer: int, qkv: Tensor, heads: int, bias: Tensor | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        """See SequenceContext and PagedSteps."""
         kept = self._level.keys_values[:, self._evaluation, layer]  # [N, G, S, 2W]
         if bias is None:
-            return self._attention(qkv, kept, self._pages, heads)
+            return self._kernels.attention(qkv, kept, self._pages, heads, rotation)
         assert self._guidance_rows == 1, "layers with a bias come before guidance"
         rows, steps, width3 = qkv.shape
         width, kept = width3 // 3, kept[:, 0]
@@ -93,7 +101,8 @@ class PagedContext:
         rows, steps, channels = x.shape
         start = self._level.places[tail]
         place = slice(start, start + left * channels)
-        before = self._tails_before[:, place].view(rows, left, channels)
+        gathered_before, gathered_after = self._gather()
+        before = gathered_before[:, place].view(rows, left, channels)
         extended = torch.cat([before, x.to(before.dtype)], dim=1)
         # The last `left` inputs at the end of every chunk; they may overlap.
         windows = extended.as_strided(
@@ -101,13 +110,25 @@ class PagedContext:
             ((left + steps) * channels, self._page_steps * channels, 1),
             storage_offset=self._page_steps * channels,
         )
-        self._tails_after[..., place] = windows
+        gathered_after[..., place] = windows
         return extended
+
+    def _gather(self) -> tuple[Tensor, Tensor]:
+        """Tails of all convolutions, [G * R, V], and room for those at the end of every chunk, [G * R, C, V]."""
+        if self._gathered is None:
+            kept = self._level.tails[:, self._evaluation]
+            before = torch.where(self._has_past, kept.index_select(0, self._last_index), 0.0)
+            shape = (self._guidance_rows * self._sequences, self._num_chunks, kept.shape[2])
+            self._gathered = before.transpose(0, 1).flatten(0, 1), kept.new_empty(shape)
+        return self._gathered
+
+    def places(self) -> Tensor:
+        """See PagedSteps."""
+        return self._first_steps[:, None] + torch.arange(self._num_new, device=self._first_steps.device)
 
     def positions(self) -> Tensor:
         """See SequenceContext."""
-        steps = torch.arange(self._num_new, device=self._first_steps.device)
-        return (self._first_steps[:, None] + steps).repeat(self._guidance_rows, 1)
+        return self.places().repeat(self._guidance_rows, 1)
 
     def clear_padding(self, x: Tensor) -> Tensor:
         """See SequenceContext; here nobody looks at the padding."""

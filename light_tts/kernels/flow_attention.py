@@ -31,17 +31,25 @@ class FlowPages(NamedTuple):
     saves: Tensor
 
 
-def paged_chunk_attention_plain(qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int) -> Tensor:
+def paged_chunk_attention_plain(
+    qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int, rotation: Tensor | None = None
+) -> Tensor:
     """Attend from the new steps to the past and to each other, and keep the keys and values of what is to be kept.
 
     qkv:   [G * R, T, 3 W], W = heads * head width, in the order q, k, v. Row g * R + r is guidance row g of sequence r.
     kept:  [pages, G, S, 2 W], keys before values; written where `saves` says. What nobody sees may be anything.
+    rotation:  [2, R, T, head width / 2] float32: cosines and sines for the pairs of neighbours in queries and keys of
+               the first head, which are kept rotated; None: nothing is rotated.
 
     Returns [G * R, T, W] in the type of `qkv`. Steps that are padding give some finite numbers.
     """
     rows, steps, width3 = qkv.shape
     width, sequences = width3 // 3, pages.past.shape[0]
     page_steps = kept.shape[2]
+    if rotation is not None:
+        qkv, angles = qkv.clone(), rotation.repeat(1, rows // sequences, 1, 1)
+        for start in (0, width):
+            _rotate(qkv[..., start : start + width // heads], angles)
     most_past = int(pages.num_past.max()) if sequences else 0
     new = qkv[..., width:].unflatten(0, (-1, sequences))  # [G, R, T, 2W]
     table = pages.past[:, pages.past.shape[1] - most_past :].long()
@@ -58,6 +66,12 @@ def paged_chunk_attention_plain(qkv: Tensor, kept: Tensor, pages: FlowPages, hea
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     _keep(new, kept, pages.saves)
     return out.transpose(1, 2).flatten(2)
+
+
+def _rotate(x: Tensor, rotation: Tensor) -> None:
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = rotation
+    x.copy_(torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1).flatten(-2))
 
 
 def _keep(new: Tensor, kept: Tensor, saves: Tensor) -> None:

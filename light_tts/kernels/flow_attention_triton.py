@@ -45,6 +45,20 @@ def _attend_tile(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _rotated(
+    x: tl.tensor, cosines: tl.tensor, sines: tl.tensor, steps: tl.tensor, is_step: tl.tensor, DIMS: tl.constexpr
+) -> tl.tensor:
+    """[N, D] with each pair of neighbours turned by the angle of its step."""
+    pairs = tl.arange(0, DIMS // 2)
+    places = steps[:, None] * (DIMS // 2) + pairs[None, :]
+    cosine = tl.load(cosines + places, mask=is_step[:, None], other=1.0)
+    sine = tl.load(sines + places, mask=is_step[:, None], other=0.0)
+    even, odd = tl.split(tl.reshape(x.to(tl.float32), [x.shape[0], DIMS // 2, 2]))
+    turned = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
+    return tl.reshape(turned, [x.shape[0], DIMS]).to(x.dtype)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _attention_kernel(
     qkv: tl.tensor,
     kept: tl.tensor,
@@ -53,6 +67,7 @@ def _attention_kernel(
     length_of: tl.tensor,
     chunk_of: tl.tensor,
     saves: tl.tensor,
+    rotation: tl.tensor,
     out: tl.tensor,
     scale_log2: tl.tensor,
     num_steps: tl.tensor,
@@ -65,6 +80,7 @@ def _attention_kernel(
     PAGE_STEPS: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    HAS_ROTATION: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
     tile = tl.program_id(0)
@@ -83,6 +99,11 @@ def _attention_kernel(
     row_start = row.to(tl.int64) * num_steps
     own = qkv + (row_start + steps)[:, None] * (3 * width) + head * HEAD_DIM + dims[None, :]
     query = tl.load(own, mask=is_step[:, None], other=0.0)
+    cosines = rotation + sequence * num_steps * (HEAD_DIM // 2)
+    sines = cosines + num_sequences * num_steps * (HEAD_DIM // 2)
+    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
+        if head == 0:
+            query = _rotated(query, cosines, sines, steps, is_step, HEAD_DIM)
 
     top = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -105,7 +126,11 @@ def _attention_kernel(
         places = start + tl.arange(0, KEYS)
         is_new = places < last_end
         offsets = (row_start + places) * (3 * width) + width + head * HEAD_DIM
-        key = tl.load(qkv + offsets[None, :] + dims[:, None], mask=is_new[None, :], other=0.0)
+        key = tl.load(qkv + offsets[:, None] + dims[None, :], mask=is_new[:, None], other=0.0)
+        if HAS_ROTATION:  # noqa: SIM102
+            if head == 0:
+                key = _rotated(key, cosines, sines, places, is_new, HEAD_DIM)
+        key = tl.trans(key)
         value = tl.load(qkv + offsets[:, None] + width + dims[None, :], mask=is_new[:, None], other=0.0)
         top, total, sums = _attend_tile(
             query, key, value, places[None, :] < ends[:, None], top, total, sums, scale_log2, PRECISION
@@ -120,7 +145,11 @@ def _attention_kernel(
     is_kept = (save >= 0)[:, None]
     target = save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
     target_places = kept + target[:, None] + dims[None, :]
-    tl.store(target_places, tl.load(own + width, mask=is_kept, other=0.0), mask=is_kept)
+    key = tl.load(own + width, mask=is_kept, other=0.0)
+    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
+        if head == 0:
+            key = _rotated(key, cosines, sines, steps, is_step, HEAD_DIM)
+    tl.store(target_places, key, mask=is_kept)
     tl.store(target_places + width, tl.load(own + 2 * width, mask=is_kept, other=0.0), mask=is_kept)
 
 
@@ -129,7 +158,9 @@ def can_attend(head_dim: int) -> bool:
     return head_dim >= _LEAST_DOT_ROWS and head_dim & (head_dim - 1) == 0
 
 
-def paged_chunk_attention(qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int) -> Tensor:
+def paged_chunk_attention(
+    qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int, rotation: Tensor | None = None
+) -> Tensor:
     """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages."""
     rows, steps, width3 = qkv.shape
     width, sequences = width3 // 3, pages.past.shape[0]
@@ -144,6 +175,7 @@ def paged_chunk_attention(qkv: Tensor, kept: Tensor, pages: FlowPages, heads: in
         pages.lengths,
         pages.chunks,
         pages.saves,
+        qkv if rotation is None else rotation,
         out,
         head_dim**-0.5 * _LOG2_E,
         steps,
@@ -156,6 +188,7 @@ def paged_chunk_attention(qkv: Tensor, kept: Tensor, pages: FlowPages, heads: in
         PAGE_STEPS=kept.shape[2],
         QUERIES=queries,
         KEYS=_KEY_TILE,
+        HAS_ROTATION=rotation is not None,
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
         num_warps=4,
         num_stages=2,

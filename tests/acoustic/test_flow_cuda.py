@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
-from light_tts.acoustic.flow_graphs import PagedRunner, triton_attention, why_not
+from light_tts.acoustic.flow_graphs import PagedRunner, why_not
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
+from light_tts.kernels.flow_kernels import triton_kernels
 from light_tts.models.nets.flow_net import FlowNet, build_dit_flow, build_unet_flow
 from light_tts.types import FlowPrompt
 from tests.acoustic.tiny_flow import (
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BUILDERS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
 layouts = pytest.mark.parametrize("layout", list(BUILDERS))
-runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded"])
+runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused"])
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +54,14 @@ def runner_of(net: FlowNet, kind: str, steps: int = 10) -> FlowRunner:
     if kind == "plain":
         return PlainRunner(net)
     assert why_not(net) is None
-    graphs = 8 if kind == "recorded" else 0
-    return PagedRunner(net, cache_bytes=1 << 28, steps=steps, attention=triton_attention(), most_graphs=graphs)
+    return PagedRunner(
+        net,
+        cache_bytes=1 << 28,
+        steps=steps,
+        kernels=triton_kernels(),
+        most_graphs=8 if kind.startswith("recorded") else 0,
+        fuses=not kind.endswith("unfused"),
+    )
 
 
 def decoder_of(net: FlowNet, kind: str) -> FlowDecoder:
@@ -94,7 +101,7 @@ def test_streamed_mel_is_the_golden_one(layout: str, kind: str) -> None:
             assert mel.shape == expected.shape
             assert float((mel - expected).abs().max()) < 2e-4
     if isinstance(decoder._runner, PagedRunner):
-        assert (decoder._runner.num_recorded > 0) == (kind == "recorded")
+        assert (decoder._runner.num_recorded > 0) == kind.startswith("recorded")
 
 
 @layouts
@@ -130,7 +137,7 @@ def test_recorded_hops_in_a_crowd_join_to_the_whole(layout: str, seed: int) -> N
     chance = random.Random(seed)
     net = tiny_flow(layout, device="cuda")
     num_bytes = chance.choice([0, 400_000, 1 << 27])
-    runner = PagedRunner(net, cache_bytes=num_bytes, steps=STEPS, attention=triton_attention(), most_graphs=3)
+    runner = PagedRunner(net, cache_bytes=num_bytes, steps=STEPS, kernels=triton_kernels(), most_graphs=3)
     runner.warm_up(2)
     decoder = FlowDecoder(net, prompt_cache_bytes=num_bytes, stream_cache_bytes=PLENTY, runner=runner)
     for _ in range(3):

@@ -15,7 +15,7 @@ from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_graphs import PagedRunner, flow_runner
 from light_tts.acoustic.flow_inputs import CallSize, FlowInputs
 from light_tts.acoustic.flow_runner import PlainRunner
-from light_tts.kernels.flow_attention import paged_chunk_attention_plain
+from light_tts.kernels.flow_kernels import plain_kernels
 from tests.acoustic.tiny_flow import (
     PLENTY,
     STEPS,
@@ -40,12 +40,8 @@ def one_thread():
 
 def paged(layout: str, num_pages: int = 60, steps: int = STEPS) -> PagedRunner:
     net = tiny_flow(layout)
-    page_bytes = PagedRunner(
-        net, cache_bytes=0, steps=steps, attention=paged_chunk_attention_plain, most_graphs=0
-    ).pool.page_bytes
-    return PagedRunner(
-        net, cache_bytes=num_pages * page_bytes, steps=steps, attention=paged_chunk_attention_plain, most_graphs=0
-    )
+    page_bytes = PagedRunner(net, cache_bytes=0, steps=steps, kernels=plain_kernels(), most_graphs=0).pool.page_bytes
+    return PagedRunner(net, cache_bytes=num_pages * page_bytes, steps=steps, kernels=plain_kernels(), most_graphs=0)
 
 
 @layouts
@@ -155,7 +151,7 @@ def test_rows_that_only_fill_a_size_keep_nothing(layout: str) -> None:
     before = [tensor[: pool.num_pages].clone() for level in levels for tensor in level[:2]]
     inputs = FlowInputs(net, CallSize(2, 1, 2, STEPS))
     inputs.fill([], is_chunked=True)
-    call = FlowCall(net, pool, inputs.size, paged_chunk_attention_plain)
+    call = FlowCall(net, pool, inputs.size, plain_kernels(), None)
     call._inputs = inputs
     assert call._compute().isfinite().all()
     after = [tensor[: pool.num_pages] for level in levels for tensor in level[:2]]

@@ -67,12 +67,12 @@ def whole(layout: str, prompt: FlowPrompt, tokens: torch.Tensor, *, full_mask: b
     return decoder.decode([hop])[0]
 
 
-def grid_hops(stream: FlowStream, tokens: torch.Tensor, chunks: list[int]) -> list[FlowHop]:
+def grid_hops(stream: FlowStream, tokens: torch.Tensor, chunks: list[int], chunk_tokens: int = CHUNK) -> list[FlowHop]:
     """Hops that end on the chunk grid after so many chunks each, then the final one."""
     hops, offset = [], 0
     prompt_tokens = len(stream.prompt.tokens)
     for count in chunks:
-        end = ((prompt_tokens + offset) // CHUNK + count) * CHUNK - prompt_tokens
+        end = ((prompt_tokens + offset) // chunk_tokens + count) * chunk_tokens - prompt_tokens
         if end + LOOKAHEAD > len(tokens):
             break
         hops.append(FlowHop(stream, tokens[: end + LOOKAHEAD], offset, is_final=False))

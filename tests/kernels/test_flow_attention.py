@@ -37,9 +37,9 @@ class Case:
             *(x.to(device, torch.int32).contiguous() for x in (table, columns[0], columns[1], columns[2], saves))
         )
 
-    def run(self, attend):
+    def run(self, attend, rotation=None):
         kept = self.kept.clone()
-        return attend(self.qkv, kept, self.pages, self.heads), kept
+        return attend(self.qkv, kept, self.pages, self.heads, rotation), kept
 
     def by_hand(self):
         """Attention of each valid step alone, in float64: {(row, step): [W]}."""
@@ -110,3 +110,41 @@ def test_the_kernel_agrees(device, name, dtype, tolerance, sizes):
     scale = sizes.get("page_steps", 10) // 10
     sequences = [(past, length * scale, chunk * scale, kept) for past, length, chunk, kept in sequences]
     check(Case(sequences, steps * scale, dtype=dtype, device=device, **sizes), paged_chunk_attention, tolerance)
+
+
+def turned(x, angles):
+    """Neighbours as complex numbers, multiplied. x: [..., d], angles: [..., d / 2]."""
+    pairs = torch.view_as_complex(x.double().unflatten(-1, (-1, 2)).contiguous())
+    turns = torch.polar(torch.ones_like(angles, dtype=torch.float64), angles.double())
+    return torch.view_as_real(pairs * turns).flatten(-2)
+
+
+def check_rotation(case, attend, tolerance):
+    """Rotation inside is rotation before, of the first head's queries and keys."""
+    head_dim = case.qkv.shape[2] // 3 // case.heads
+    angles = torch.rand(len(case.sequences), case.steps, head_dim // 2) * 6
+    rotation = torch.stack([angles.cos(), angles.sin()]).to(case.qkv.device)
+    out, kept = case.run(attend, rotation)
+    every = angles.repeat(GUIDANCE_ROWS, 1, 1)
+    before = case.qkv.cpu().clone()
+    width = case.qkv.shape[2] // 3
+    for start in (0, width):
+        part = before[..., start : start + head_dim]
+        part.copy_(turned(part, every))
+    case.qkv = before.to(case.qkv)
+    expected, expected_kept = case.run(paged_chunk_attention_plain)
+    assert ((out - expected).float().norm() / expected.float().norm()).item() < tolerance
+    assert torch.allclose(kept.nan_to_num(7.0).float(), expected_kept.nan_to_num(7.0).float(), rtol=1e-2, atol=1e-5)
+
+
+def test_the_plain_version_rotates():
+    check_rotation(Case(*CASES["a past and a crowd"]), paged_chunk_attention_plain, 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_the_kernel_rotates(device, dtype, tolerance):
+    from light_tts.kernels.flow_attention_triton import paged_chunk_attention
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
+    check_rotation(Case(*CASES["a past and a crowd"], dtype=dtype, device=device), paged_chunk_attention, tolerance)

@@ -12,14 +12,14 @@ from light_tts.models.nets.context import SequenceContext
 from light_tts.models.nets.dense import Dense, Tail, dense_of, mish
 from light_tts.models.nets.euler_time import sinusoid
 
-_MODULATIONS = 6  # shift, scale, gate of attention, then of feed-forward
-_NORM_EPS = 1e-6
+MODULATIONS = 6  # shift, scale, gate of attention, then of feed-forward
+NORM_EPS = 1e-6
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, [B or 1, T, d / 2]
 
 
 def modulated_norm(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LayerNorm without parameters, then scale and shift [B or 1, 1, D]; `scale` already has its 1 added."""
-    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=_NORM_EPS), scale)
+    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=NORM_EPS), scale)
 
 
 def rotate_(x: Tensor, rotation: Rotation) -> None:
@@ -137,14 +137,14 @@ class DiTBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, head_width: int, hidden: int, layer: int) -> None:
         super().__init__()
-        self.first = layer * _MODULATIONS  # of this block's rows in the time table
-        self.attn_norm = TimeModulation(width, _MODULATIONS)
+        self.first = layer * MODULATIONS  # of this block's rows in the time table
+        self.attn_norm = TimeModulation(width, MODULATIONS)
         self.attn = Attention(width, heads, head_width, layer)
         self.ff = FeedForward(width, hidden)
 
     def forward(self, h: Tensor, time: Tensor, rotation: Rotation, context: SequenceContext) -> Tensor:
         """[B, T, D] float32 -> the same. time: [B or 1, K, 1, D]."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = time[:, self.first : self.first + _MODULATIONS].unbind(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = time[:, self.first : self.first + MODULATIONS].unbind(1)
         h = torch.addcmul(h, gate1, self.attn(modulated_norm(h, shift1, scale1), rotation, context).float())
         return torch.addcmul(h, gate2, self.ff(modulated_norm(h, shift2, scale2)).float())
 

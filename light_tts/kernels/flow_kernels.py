@@ -1,0 +1,110 @@
+"""The kernels of the flow as one set: plain ones for any device, Triton ones for a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from light_tts.kernels.flow_attention import FlowPages, paged_chunk_attention_plain
+from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights, paged_conv_plain
+from light_tts.kernels.flow_linear import Activation, gated_norm_plain, linear_residual_plain, norm_linear_plain
+from light_tts.kernels.flow_step import euler_step_plain
+
+Norm = tuple[Tensor, Tensor, float]
+
+
+class _Attention(Protocol):
+    def __call__(
+        self, qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int, rotation: Tensor | None = None, /
+    ) -> Tensor: ...
+
+
+class _NormLinear(Protocol):
+    def __call__(
+        self, x: Tensor, norm: Norm, matrix: Tensor, bias: Tensor | None, activation: Activation = "none", /
+    ) -> Tensor: ...
+
+
+class _LinearResidual(Protocol):
+    def __call__(self, x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None, /) -> Tensor: ...
+
+
+class _GatedNorm(Protocol):
+    def __call__(
+        self, h: Tensor, update: Tensor | None, gate: Tensor, scale: Tensor, shift: Tensor, eps: float,
+        dtype: torch.dtype, /,
+    ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+
+
+class _Conv(Protocol):
+    def __call__(
+        self, x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype, /
+    ) -> Tensor: ...
+
+
+class _EulerStep(Protocol):
+    def __call__(self, x: Tensor, velocity: Tensor, guidance: Tensor, step: float, inputs: Tensor, /) -> None: ...
+
+
+class _LinearGelu(Protocol):
+    def __call__(self, x: Tensor, matrix: Tensor, bias: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FlowKernels:
+    """What each does is said at its plain version, in the module of its name."""
+
+    attention: _Attention
+    norm_linear: _NormLinear
+    linear_residual: _LinearResidual
+    gated_norm: _GatedNorm
+    conv: _Conv
+    euler_step: _EulerStep
+    linear_gelu: _LinearGelu  # x W^T + b, then the tanh-approximated GELU
+
+
+def linear_gelu_plain(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x W^T + b), approximated by tanh: x [M, K] -> [M, N]."""
+    return F.gelu(F.linear(x, matrix, bias), approximate="tanh")
+
+
+def plain_kernels() -> FlowKernels:
+    """For any device; read lengths on the host."""
+    return FlowKernels(
+        attention=paged_chunk_attention_plain,
+        norm_linear=norm_linear_plain,
+        linear_residual=linear_residual_plain,
+        gated_norm=gated_norm_plain,
+        conv=paged_conv_plain,
+        euler_step=euler_step_plain,
+        linear_gelu=linear_gelu_plain,
+    )
+
+
+def triton_kernels() -> FlowKernels:
+    """For CUDA devices, and for Triton's interpreter. Needs Triton."""
+    from light_tts.kernels.flow_attention_triton import paged_chunk_attention
+    from light_tts.kernels.flow_conv_triton import paged_conv
+    from light_tts.kernels.flow_linear_triton import gated_norm, linear_residual, norm_linear
+    from light_tts.kernels.flow_step_triton import euler_step
+
+    return FlowKernels(
+        attention=paged_chunk_attention,
+        norm_linear=norm_linear,
+        linear_residual=linear_residual,
+        gated_norm=gated_norm,
+        conv=paged_conv,
+        euler_step=euler_step,
+        linear_gelu=_linear_gelu_cublas,
+    )
+
+
+def _linear_gelu_cublas(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    if not x.is_cuda:
+        return linear_gelu_plain(x, matrix, bias)
+    # One product with the activation in its epilogue; on CUDA it is the tanh approximation.
+    return torch._addmm_activation(bias, x, matrix.t(), use_gelu=True)

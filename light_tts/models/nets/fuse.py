@@ -1,0 +1,32 @@
+"""Which estimator has which fused version, and when it may be used."""
+
+from __future__ import annotations
+
+from light_tts.kernels.flow_kernels import FlowKernels
+from light_tts.models.nets.dense import can_pack
+from light_tts.models.nets.dit import DiT
+from light_tts.models.nets.dit_fused import FusedDiT
+from light_tts.models.nets.flow_net import FlowNet
+from light_tts.models.nets.fused import FusedEstimator
+from light_tts.models.nets.unet import UNet
+from light_tts.models.nets.unet_fused import FusedUNet
+
+
+def why_not_fused(net: FlowNet) -> str | None:
+    """Why the estimator must be computed as it is; None when the kernels take it."""
+    if not isinstance(net.estimator, UNet | DiT):
+        return f"there are no fused kernels for {type(net.estimator).__name__}"
+    if can_pack(net.device, net.dtype):
+        return "its matrices are packed for oneDNN"
+    for tail in net.estimator_tails:
+        if tail.left > net.chunk_frames:
+            return f"a convolution sees {tail.left} frames back, more than a chunk of {net.chunk_frames}"
+    return None
+
+
+def fuse(net: FlowNet, kernels: FlowKernels) -> FusedEstimator:
+    """The fused version of a network's estimator; it shares the weights."""
+    if isinstance(net.estimator, UNet):
+        return FusedUNet(net.estimator, kernels)
+    assert isinstance(net.estimator, DiT)
+    return FusedDiT(net.estimator, kernels)
