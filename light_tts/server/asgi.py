@@ -30,9 +30,10 @@ def shared_app(settings: Settings, *, notes: Sequence[str] = ()) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         from light_tts.engine import TTSEngine
 
-        engine = await asyncio.to_thread(TTSEngine.load, settings, app.state.server.engine_metrics)
+        engine = await asyncio.to_thread(TTSEngine.load, settings, app.state.server.observer.engine)
         try:
             await asyncio.to_thread(engine.warm_up)
+            engine.preload_phrases()
             app.state.server.engine = engine
             yield
         finally:
