@@ -20,7 +20,7 @@ from light_tts.errors import ConfigError, EngineFailure, LightTTSError, Overload
 from light_tts.phrase_cache import PhraseCache, PhraseCacheStats
 from light_tts.settings import ShortTextSettings
 from light_tts.shared_speech import SharedSpeech
-from light_tts.types import AudioChunk, FinishReason, PreparedRequest, SynthesisRequest
+from light_tts.types import AudioChunk, FinishReason, PreparedRequest, RegisteredVoice, SynthesisRequest
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class PhraseBook:
             wanted
             and self._cache.limit_bytes > 0
             and request.seed is None
-            and (request.voice is None or isinstance(request.voice, str))
+            and (request.voice is None or isinstance(request.voice, str | RegisteredVoice))
             and len(request.text) <= settings.short_template_max_chars
         )
 

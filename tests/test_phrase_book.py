@@ -11,7 +11,7 @@ from light_tts.errors import ConfigError, EmptyText, EngineFailure, Overloaded, 
 from light_tts.phrase_book import EXAMPLE_TEMPLATES, PhraseBook, read_templates
 from light_tts.settings import ShortTextSettings
 from light_tts.shared_speech import SharedSpeech
-from light_tts.types import AudioChunk, FinishReason, ReferenceAudio, SynthesisRequest
+from light_tts.types import AudioChunk, FinishReason, ReferenceAudio, RegisteredVoice, SynthesisRequest
 
 SECOND = np.full(24_000, 0.5, np.float32)
 
@@ -210,7 +210,8 @@ def test_which_requests_may_be_answered_from_the_cache(desk):
     book = desk(short_template_max_chars=5).book
     plain = SynthesisRequest("12345", phrase_cache=True)
     assert book.takes(plain)
-    assert book.takes(replace(plain, voice="registered"))
+    for voice in ("registered", RegisteredVoice("registered", "with other words")):
+        assert book.takes(replace(plain, voice=voice))
     for change in (
         {"text": "123456"},
         {"seed": 0},
