@@ -166,6 +166,13 @@ class AudioStream:
             if not self._finished:
                 self._mailbox.clear()
 
+    def redirect(self, mailbox: Mailbox[AudioChunk | LightTTSError]) -> None:
+        """Have another mailbox take what is unread and all that follows: for a reader who does not iterate this."""
+        with self._lock:
+            while len(self._mailbox):
+                mailbox.put(self._mailbox.get(0.0))
+            self._mailbox = mailbox
+
     # the reader's side
 
     def hold(self) -> None:

@@ -284,7 +284,7 @@ class TTSEngine:
             self._bind(narration, request, prepared.flow_prompt)
             stream.connect(
                 narration,
-                text=self._frontend.open_text(request),
+                text=self._frontend.text.open_text(request),
                 open_run=lambda sink, index: llm.open_text_run(
                     prompt, sink, seed=narration.job.seed, run_index=index, sampling=request.sampling
                 ),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from light_tts.audio_stream import AudioStream
@@ -38,6 +39,10 @@ class VoiceFacts(Protocol):
 
 class VoiceRegistry(Protocol):
     """Voices by name. Looking up is quick; adding and removing block, so an event loop calls them on a thread."""
+
+    @property
+    def directory(self) -> Path | None:
+        """Where other programs add and remove voices too; None: nowhere."""
 
     def names(self) -> list[str]:
         """Names of all voices: built-in ones first, then added ones by name."""

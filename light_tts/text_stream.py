@@ -101,6 +101,12 @@ class TextAudioStream(TextStream):
             assert self._text is not None
             self._append(self._text.feed(text))
 
+    def feed_ids(self, ids: Sequence[int]) -> None:
+        """Append text that has been read and encoded elsewhere."""
+        with self._feed_lock:
+            if self._is_connected(lambda: self.feed_ids(ids)):
+                self._append(ids)
+
     def flush(self) -> None:
         """See TextStream."""
         with self._feed_lock:

@@ -99,6 +99,18 @@ class SamplingOptions:
     greedy: bool = False
 
 
+@dataclass(frozen=True)
+class PreparedText:
+    """A text read, split and encoded.
+
+    head_ids:   text ids up to the end-of-prompt tag, where the text brings one.
+    piece_ids:  text ids of each piece that is spoken.
+    """
+
+    head_ids: tuple[int, ...]
+    piece_ids: tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class SynthesisRequest:
     """One request as it leaves the door: everything the engine needs to know, nothing about HTTP.
@@ -114,6 +126,7 @@ class SynthesisRequest:
     text_frontend:  False passes the text to the tokenizer as written, in one piece.
     language:       hint to the normaliser; "auto" looks at the script.
     timeout_s:      ends the request earlier than the configured limit does; None leaves it at that.
+    prepared_text:  `text` where that was prepared already; None has it prepared.
     phrase_cache:   True: a short text in a registered voice may be answered from the cache of phrases, and is kept
                     there; False: never; None: as configured (short_cache_all). A given seed always means never.
     is_probe:       of a health check: served at once, beside the places that others wait for.
@@ -133,6 +146,7 @@ class SynthesisRequest:
     model: str = "default"
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     timeout_s: float | None = None
+    prepared_text: PreparedText | None = None
     phrase_cache: bool | None = None
     is_probe: bool = False
     caller: str | None = None

@@ -16,7 +16,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "assets/builtin" not 
 LAYERS = ("server", "engine", "stage", "models", "kernels", "base")
 STAGES = ("frontend", "llm", "acoustic")
 LAYER_OF = {
-    "server": "server", "deploy": "server", "bench": "server", "compat": "server", "commands": "server",
+    **dict.fromkeys(("server", "frontdoor", "deploy", "bench", "compat", "commands"), "server"),
     "engine": "engine", "models": "models", "kernels": "kernels", "client": "kernels", **dict.fromkeys(STAGES, "stage"),
     **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace"), "base"),
 }  # fmt: skip
@@ -134,6 +134,19 @@ def test_help_loads_no_torch():
 def test_the_client_loads_nothing_heavy():
     pytest.importorskip("aiohttp")
     assert not loaded_after("import light_tts.client") & (HEAVY | NOT_ON_A_GPU_MACHINE)
+
+
+def test_a_front_end_loads_no_torch():
+    assert "torch" not in loaded_after("import light_tts.frontdoor.front_process, wetext")
+    code = (
+        "from light_tts.frontdoor.front_process import RemoteApp\nfrom light_tts.settings import Settings\n"
+        "RemoteApp(Settings(), None, None)"
+    )
+    assert "torch" not in loaded_after(code)
+
+
+def test_keeping_processes_running_loads_little():
+    assert not loaded_after("import light_tts.frontdoor.server_processes") & {*HEAVY, "av", "tokenizers"}
 
 
 def test_opening_a_model_directory_loads_no_torch():

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from light_tts.errors import EmptyText, InvalidRequest, TextTooLong, Unsupported
+from light_tts.errors import InvalidRequest, Unsupported
 from light_tts.frontend.modes import choose_mode, instruction_prompt, split_prompt_head
 from light_tts.frontend.normalize import TextNormalizer
-from light_tts.frontend.number_reader import WetextReader
 from light_tts.frontend.reference_features import OnnxReferenceFeatures
 from light_tts.frontend.registry import load_prompts, load_registry
-from light_tts.frontend.split import SplitOptions
-from light_tts.frontend.streamed_text import StreamedIds, StreamedText
-from light_tts.frontend.text_units import LANGUAGES, is_speakable
+from light_tts.frontend.text import TextFrontend
 from light_tts.frontend.tokenizer import TextTokenizer
 from light_tts.frontend.voice import VoiceCacheStats, VoiceExtractor
 from light_tts.frontend.voice_store import VoiceStore, default_voices_dir
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PromptAlignment = Literal["aligned", "exact"]
+_KEPT_TRANSCRIPTS = 1024  # as they are read aloud
 _SHORT_TEXT_RATIO = 0.5  # of the transcript's length; shorter texts lose quality
 
 
@@ -118,15 +117,15 @@ class Frontend:
         num_codes: int = 6561,
     ) -> None:
         self.tokenizer = tokenizer
+        self.text = TextFrontend(tokenizer, settings, normalizer)
         self.voices = voices
         self._extractor = extractor
-        self._settings = settings
-        self._normalizer = normalizer or serving_normalizer(tokenizer, settings)
         self._default_prefix = default_prompt_prefix if needs_end_of_prompt else ""
         self._alignment = prompt_alignment
         self._chunk_tokens = chunk_tokens
         self._remainder_tokens = -first_hop_tokens % chunk_tokens
         self._num_codes = num_codes
+        self._read_transcript = lru_cache(_KEPT_TRANSCRIPTS)(self.text.read_transcript)
 
     def hold_voice(self, voice_id: str) -> Callable[[], None]:
         """Keep the features of a recording while a request speaks with it, until the value is called."""
@@ -177,40 +176,26 @@ class Frontend:
 
         Raises InvalidRequest (EmptyText, TextTooLong, BadAudio, UnknownVoice, Unsupported) naming what is wrong.
         """
-        head, pieces = self._pieces(request)
+        text = request.prepared_text or self.text.prepare(request)
         voice = self._voice(request)
         mode = _mode(request, voice)
         prompt_ids = self._prompt_text_ids(request, voice, mode)
-        head_ids = self._head_ids(head, mode)
+        head_ids = text.head_ids or self._prefix_ids(mode)
         speech = self._prompt_speech(voice, mode)
-        segments = []
-        for piece in pieces:
-            ids = tuple(self.tokenizer.encode_user_text(piece))
-            segments.append(LLMPrompt(prompt_ids, head_ids + ids, speech, len(ids)))
+        segments = [LLMPrompt(prompt_ids, head_ids + ids, speech, len(ids)) for ids in text.piece_ids]
         if prompt_ids and mode is Mode.ZERO_SHOT and segments[-1].num_counted_ids < _SHORT_TEXT_RATIO * len(prompt_ids):
             logger.debug("%s: the text is much shorter than the transcript, which may sound worse", request.request_id)
         return PreparedRequest(tuple(segments), self.flow_prompt(voice, mode), voice.id, mode)
 
     def prepare_text_stream(self, request: SynthesisRequest) -> PreparedRequest:
         """The prompt of a request whose text arrives later: one segment without text."""
-        self._check_text(request.text, "text")
+        self.text.check(request.text, "text")
         voice = self._voice(request)
         mode = _mode(request, voice)
         # There is no separator between prompt and text, so a head for the text may as well end the prompt.
-        prompt_ids = self._prompt_text_ids(request, voice, mode) + self._head_ids("", mode)
+        prompt_ids = self._prompt_text_ids(request, voice, mode) + self._prefix_ids(mode)
         segment = LLMPrompt(prompt_ids, (), self._prompt_speech(voice, mode), 0)
         return PreparedRequest((segment,), self.flow_prompt(voice, mode), voice.id, mode)
-
-    def open_text(self, request: SynthesisRequest) -> StreamedIds:
-        """The text of a request whose text arrives in pieces: read clause by clause, or as written without
-        `text_frontend`; never split.
-        """
-        normalize = self._normalizer.whole if request.text_frontend else None
-        return StreamedIds(
-            StreamedText(normalize, request.language),
-            check=lambda text: self._check_text(text, "text"),
-            encode=self.tokenizer.encode_user_text,
-        )
 
     def source_tokens(self, audio: bytes) -> tuple[int, ...]:
         """Speech codes of a recording whose words another voice is to speak. Raises BadAudio, Unsupported."""
@@ -234,32 +219,6 @@ class Frontend:
             content.update(str(tuple(values.shape)).encode())
             content.update(values.contiguous().numpy().tobytes())
         return FlowPrompt(f"{content.hexdigest()}:{self._alignment}", tokens, mel, voice.speaker)
-
-    def _pieces(self, request: SynthesisRequest) -> tuple[str, list[str]]:
-        """The head of the text up to the end-of-prompt tag, and the pieces of the rest."""
-        self._check_text(request.text, "text")
-        if request.language not in LANGUAGES:
-            raise InvalidRequest(
-                f"Unknown language {request.language[:40]!r}. Languages: {', '.join(sorted(LANGUAGES))}.", "language"
-            )
-        head, body = split_prompt_head(request.text)
-        if not is_speakable(body):
-            raise EmptyText("The text is empty or holds nothing that can be spoken; send at least one word.", "text")
-        pieces = self._normalizer.pieces(body, request.language) if request.text_frontend else [body]
-        if not pieces:
-            raise EmptyText("Nothing that can be spoken is left of the text; send at least one word.", "text")
-        return head, pieces
-
-    def _check_text(self, text: str, field: str) -> None:
-        limit = self._settings.max_text_chars
-        if limit and len(text) > limit:
-            raise TextTooLong(f"{field} has {len(text)} characters; at most {limit} are accepted.", field)
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                f"{field} holds half a surrogate pair, which is no character; send valid Unicode.", field
-            ) from error
 
     def _voice(self, request: SynthesisRequest) -> Voice:
         given = request.voice
@@ -287,25 +246,24 @@ class Frontend:
     def _prompt_text_ids(self, request: SynthesisRequest, voice: Voice, mode: Mode) -> tuple[int, ...]:
         if mode is Mode.INSTRUCT:
             instruction = request.instruction or ""
-            self._check_text(instruction, "instruction")
-            prompt = instruction_prompt(instruction, self._default_prefix)
-            return tuple(self.tokenizer.encode_user_text(prompt))
+            self.text.check(instruction, "instruction")
+            return self.text.encode(instruction_prompt(instruction, self._default_prefix))
         if mode is not Mode.ZERO_SHOT:
             return ()
         if voice.prompt_text_ids is not None:
             ids = voice.prompt_text_ids
             if self._default_prefix and self.tokenizer.end_of_prompt_id not in ids:
                 self._say_prefix_was_added(request)
-                return self._encoded_prefix() + ids
+                return self.text.encode(self._default_prefix) + ids
             return ids
         transcript = voice.prompt_text or ""
-        self._check_text(transcript, "prompt_text")
+        self.text.check(transcript, "prompt_text")
         head, words = split_prompt_head(transcript)
         if self._default_prefix and not head:
             self._say_prefix_was_added(request)
         if request.text_frontend:
-            words = self._normalizer.whole(words)
-        return tuple(self.tokenizer.encode_user_text((head or self._default_prefix) + words))
+            words = self._read_transcript(words)
+        return self.text.encode((head or self._default_prefix) + words)
 
     def _say_prefix_was_added(self, request: SynthesisRequest) -> None:
         logger.info(
@@ -314,30 +272,13 @@ class Frontend:
             self._default_prefix,
         )
 
-    def _head_ids(self, head: str, mode: Mode) -> tuple[int, ...]:
-        """Ids in front of every piece: what the text brought, or the model's prefix where no prompt has the tag."""
-        if head:
-            return tuple(self.tokenizer.encode_user_text(head))
-        return self._encoded_prefix() if mode in (Mode.CROSS_LINGUAL, Mode.PRESET) else ()
-
-    def _encoded_prefix(self) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode_user_text(self._default_prefix))
+    def _prefix_ids(self, mode: Mode) -> tuple[int, ...]:
+        """Ids in front of every piece: the model's prefix, where no prompt has the tag."""
+        return self.text.encode(self._default_prefix) if mode in (Mode.CROSS_LINGUAL, Mode.PRESET) else ()
 
     @staticmethod
     def _prompt_speech(voice: Voice, mode: Mode) -> tuple[int, ...]:
         return tuple(voice.tokens.tolist()) if mode is Mode.ZERO_SHOT else ()
-
-
-def serving_normalizer(tokenizer: TextTokenizer, settings: FrontendSettings) -> TextNormalizer:
-    """The normaliser for requests: numbers read by `wetext`, protections on, lengths as the settings say."""
-    options = SplitOptions(settings.token_max_n, settings.token_min_n, settings.merge_len, settings.comma_split)
-    return TextNormalizer(
-        tokenizer.count,
-        tags=tokenizer.user_tags,
-        reader=WetextReader(),
-        options=options,
-        hard_max=settings.token_hard_max,
-    )
 
 
 def _nothing() -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from light_tts.errors import ConfigError, InvalidRequest, UnknownVoice
-from light_tts.frontend.text_units import LANGUAGES, language_of_script
+from light_tts.errors import ConfigError, InvalidRequest
+from light_tts.frontend.text_units import LANGUAGES
+from light_tts.frontend.voice_choice import default_voice_name, no_builtin_voice, unknown_voice
 from light_tts.frontend.voice_files import (
     Signature,
     UnreadableVoice,
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _MAX_NAME_BYTES = 200  # file systems count bytes
-_LISTED = 30  # names in an error message
-_FALLBACK_LANGUAGE = "en"
 
 
 def default_voices_dir() -> Path:
@@ -49,7 +48,7 @@ class VoiceStore:
     def __init__(
         self, directory: Path, builtin: Mapping[str, Voice], extract: Callable[[bytes], Voice], revision: str = ""
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._builtin = dict(builtin)
         self._extract = extract
         self._revision = revision
@@ -75,7 +74,7 @@ class VoiceStore:
                 self._refresh()
             if name in self._added:
                 return self._added[name]
-        raise UnknownVoice(f"Unknown voice {name[:80]!r}. Voices: {self._listed_names()}.", "voice")
+        raise unknown_voice(name, self.names())
 
     def added_at_s(self, name: str) -> float | None:
         """Unix time at which an added voice was last written; None for built-in and unknown ones."""
@@ -114,14 +113,14 @@ class VoiceStore:
         with self._lock:
             self._check_name(name)
             try:
-                write_voice(self._directory, name, voice, self._revision, consent)
+                write_voice(self.directory, name, voice, self._revision, consent)
             except OSError as error:
                 raise ConfigError(
-                    f"The voice {name!r} cannot be written to {self._directory} ({error.strerror or error}); set "
+                    f"The voice {name!r} cannot be written to {self.directory} ({error.strerror or error}); set "
                     "voices_dir to a directory that can be written."
                 ) from error
             self._added[name] = replace(voice, id=name)
-            self._seen[name] = file_signature(self._directory, name)
+            self._seen[name] = file_signature(self.directory, name)
 
     def remove(self, name: str) -> None:
         """Forget an added voice. Raises UnknownVoice, or InvalidRequest for a built-in one."""
@@ -129,7 +128,7 @@ class VoiceStore:
             if name in self._builtin:
                 raise InvalidRequest(f"The voice {name!r} belongs to the model and cannot be removed.", "voice")
             self.get(name)
-            delete_voice(self._directory, name)
+            delete_voice(self.directory, name)
             self._refresh()
 
     def default_for(self, text: str, language: str = "auto") -> str:
@@ -138,18 +137,11 @@ class VoiceStore:
         language:  "auto" looks at the script. Languages without a voice get the first English one, else the first.
         Raises UnknownVoice when the model has no voices.
         """
-        wanted = language_of_script(text) if language == "auto" else language
-        candidates = ({"yue": "zh"}.get(wanted, wanted), _FALLBACK_LANGUAGE)
-        for candidate in candidates:
-            for name, voice in self._builtin.items():
-                if voice.language == candidate:
-                    return name
-        if self._builtin:
-            return next(iter(self._builtin))
-        raise UnknownVoice(
-            f"This model has no voices of its own; name a voice or send a recording. Voices: {self._listed_names()}.",
-            "voice",
-        )
+        languages = {name: voice.language for name, voice in self._builtin.items()}
+        chosen = default_voice_name(languages, text, language)
+        if chosen is None:
+            raise no_builtin_voice(self.names())
+        return chosen
 
     def _check_name(self, name: str) -> None:
         if not _NAME.fullmatch(name) or len(name.encode("utf-8", "replace")) > _MAX_NAME_BYTES:
@@ -169,14 +161,9 @@ class VoiceStore:
                     "voice",
                 )
 
-    def _listed_names(self) -> str:
-        names = self.names()
-        listed = ", ".join(names[:_LISTED]) or "none is registered"
-        return listed + (", ..." if len(names) > _LISTED else "")
-
     def _refresh(self) -> None:
         """Take up what other processes added, replaced or removed."""
-        found = {name: file_signature(self._directory, name) for name in names_on_disk(self._directory)}
+        found = {name: file_signature(self.directory, name) for name in names_on_disk(self.directory)}
         for name in set(self._seen) - set(found):
             self._forget(name)
         for name, signature in sorted(found.items()):
@@ -185,10 +172,10 @@ class VoiceStore:
             self._forget(name)
             self._seen[name] = signature
             try:
-                self._added[name] = read_voice(self._directory, name, self._revision)
+                self._added[name] = read_voice(self.directory, name, self._revision)
             except UnreadableVoice as error:
                 self._broken[name] = str(error)
-                logger.warning("skipped voice %r in %s: %s", name, self._directory, error)
+                logger.warning("skipped voice %r in %s: %s", name, self.directory, error)
 
     def _forget(self, name: str) -> None:
         self._seen.pop(name, None)

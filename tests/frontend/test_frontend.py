@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from light_tts.frontend.tokenizer import TextTokenizer
 from light_tts.frontend.voice_store import VoiceStore
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.settings import FrontendSettings
-from light_tts.types import Mode, ReferenceAudio, SynthesisRequest, Voice
+from light_tts.types import Mode, ReferenceAudio, RegisteredVoice, SynthesisRequest, Voice
 from light_tts.verify.frontend_checks import check_frontend, check_prompt_mel
 from light_tts.verify.report import Ledger
 
@@ -248,6 +249,20 @@ def test_text_frontend_off_passes_the_text_as_written_in_one_piece(plain: Fronte
     assert [segment.text_ids for segment in segments] == [ids(plain, text)]
 
 
+@pytest.mark.parametrize("text", ["Room 12 is free. Come in!", "system<|endofprompt|>hello there", "今天12点。"])
+def test_a_text_prepared_elsewhere_gives_the_same_segments(prefixed: Frontend, text: str):
+    request = SynthesisRequest(text, voice="named")
+    elsewhere = replace(request, prepared_text=prefixed.text.prepare(request))
+    assert prefixed.prepare(elsewhere).segments == prefixed.prepare(request).segments
+
+
+def test_a_transcript_is_read_once(plain: Frontend, monkeypatch: pytest.MonkeyPatch):
+    request = SynthesisRequest("hello", voice=RegisteredVoice("named", "It was 5 to 9."))
+    expected = plain.prepare(request)
+    monkeypatch.setattr(plain.text._normalizer, "whole", None)
+    assert plain.prepare(request).segments == expected.segments
+
+
 def test_voices_of_other_models_and_unknown_names_are_refused(plain: Frontend):
     foreign = Voice("v", torch.ones(192), torch.tensor([6561]), torch.zeros(2, 80), prompt_text="hi")
     words = Voice("v", torch.ones(192), torch.tensor([1]), torch.zeros(2, 80), prompt_text_ids=(10**6,))
@@ -264,9 +279,9 @@ def test_streamed_text_is_read_by_clauses_or_taken_as_written(plain: Frontend, p
     prepared = plain.prepare_text_stream(SynthesisRequest("", voice="named"))
     assert [segment.text_ids for segment in prepared.segments] == [()]
     assert prepared.segments[0].prompt_speech == tuple(range(60))
-    verbatim = plain.open_text(SynthesisRequest("", text_frontend=False))
+    verbatim = plain.text.open_text(SynthesisRequest("", text_frontend=False))
     assert verbatim.feed(" 3. <|im_end|>") == plain.tokenizer.encode_user_text(" 3. <|im_end|>")
-    read = plain.open_text(SynthesisRequest(""))
+    read = plain.text.open_text(SynthesisRequest(""))
     assert [*read.feed("I have 3"), *read.feed(" cats.")] == []
     assert read.end() == plain.tokenizer.encode_user_text("I have three cats.")
     with pytest.raises(InvalidRequest, match="surrogate"):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_tts.frontend.frontend import serving_normalizer
 from light_tts.frontend.normalize import TextNormalizer
 from light_tts.frontend.number_reader import WetextReader
 from light_tts.frontend.split import SplitOptions
+from light_tts.frontend.text import serving_normalizer
 from light_tts.frontend.text_units import is_speakable, language_of_script, replace_blank
 from light_tts.frontend.tokenizer import TextTokenizer
 from light_tts.settings import FrontendSettings

@@ -8,8 +8,8 @@ import pytest
 import structlog
 import uvicorn
 
-from light_tts.server.api_server import listen, server_config
 from light_tts.server.app import create_app
+from light_tts.server.listening import listen, server_config
 from light_tts.settings import ServerSettings, Settings
 
 from .fake_engine import FakeEngine

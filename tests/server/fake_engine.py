@@ -26,6 +26,8 @@ def voice(name, language="en", num_tokens=50, prompt_text="hello"):
 
 
 class FakeVoices:
+    directory = None
+
     def __init__(self, *voices):
         self._voices = {each.id: each for each in voices}
         self.consents = {}
@@ -87,6 +89,10 @@ class FakeTextStream(AudioStream):
         for _ in text.split():
             self.put(AudioChunk(sine(CHUNK_S)))
             self.stats.speech_tokens += 5
+
+    def feed_ids(self, ids):
+        self.calls.append(("feed", "".join(map(chr, ids))))
+        self._say("".join(map(chr, ids)))
 
     def flush(self):
         self.calls.append(("flush",))

@@ -17,8 +17,8 @@ import pytest
 import websockets
 
 from light_tts.errors import ConfigError
-from light_tts.server.api_server import _is_news, listen
 from light_tts.server.errors import BrokenAnswer
+from light_tts.server.listening import is_news, listen
 
 CHILD = """
 import sys, time, types
@@ -246,10 +246,10 @@ def test_what_the_requests_own_line_says_is_not_logged_twice():
         exc_info = (type(error), error, None) if error else None
         return logging.LogRecord("uvicorn.error", logging.INFO, "f", 1, message, (), exc_info)
 
-    assert not _is_news(entry("Exception in ASGI application\n", BrokenAnswer("cut")))
-    assert not _is_news(entry("Exception in ASGI application\n", asyncio.CancelledError()))
-    assert not _is_news(entry("Traceback ...\nasyncio.exceptions.CancelledError"))
-    assert not _is_news(entry('%s - "WebSocket %s" [accepted]'))
-    assert not _is_news(entry("connection open"))
-    assert _is_news(entry("Exception in ASGI application\n", ValueError("bug")))
-    assert _is_news(entry("Shutting down"))
+    assert not is_news(entry("Exception in ASGI application\n", BrokenAnswer("cut")))
+    assert not is_news(entry("Exception in ASGI application\n", asyncio.CancelledError()))
+    assert not is_news(entry("Traceback ...\nasyncio.exceptions.CancelledError"))
+    assert not is_news(entry('%s - "WebSocket %s" [accepted]'))
+    assert not is_news(entry("connection open"))
+    assert is_news(entry("Exception in ASGI application\n", ValueError("bug")))
+    assert is_news(entry("Shutting down"))

@@ -75,7 +75,8 @@ def test_the_a10_guide_with_requests_hears_the_first_piece_early(base_url, engin
         ) as answer,
     ):
         assert answer.headers["content-type"] == "audio/wav"
-        assert next(answer.iter_content(chunk_size=4096))[:4] == b"RIFF"
+        pieces = answer.iter_content(chunk_size=4096)  # one that is dropped closes the connection
+        assert next(pieces)[:4] == b"RIFF"
         assert engine.running, "the rest has not been spoken yet"
 
 

@@ -1,0 +1,346 @@
+"""A front end's engine: the `SpeechEngine` whose models are in another process.
+
+Texts are prepared here, on a small pool; everything else is a record to the engine's process. One thread reads what it
+answers. When the process dies, its requests fail at once, and the next process is waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from light_tts import __version__
+from light_tts.audio_stream import AudioStream
+from light_tts.errors import EngineFailure, LightTTSError, StageLost
+from light_tts.frontdoor.channel import Channel
+from light_tts.frontdoor.messages import (
+    Answer,
+    AskHealth,
+    AskMetrics,
+    Audio,
+    Began,
+    Convert,
+    End,
+    Ended,
+    Failed,
+    Hello,
+    Leave,
+    OpenText,
+    Refused,
+    Submit,
+    ToFrontEnd,
+    Voices,
+    Welcome,
+    sent_fields,
+    sent_voice,
+)
+from light_tts.frontdoor.remote_stream import RemoteStream, RemoteTextStream
+from light_tts.frontdoor.remote_voices import RemoteVoices
+from light_tts.frontdoor.wire_errors import from_wire
+from light_tts.frontend.text import TextFrontend
+from light_tts.request_ranges import check_ranges
+from light_tts.server.request_observer import RequestSummary
+from light_tts.settings import Settings
+from light_tts.types import ReferenceAudio, RegisteredVoice, SynthesisRequest
+
+logger = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 60.0  # the longest wait is for a new voice, whose recording is read by the models
+
+Connect = Callable[[], socket.socket]
+
+
+class RemoteEngine:
+    """One connection to the engine's process, made anew as often as needed. Start it with `start`.
+
+    connect:     to the process that owns the engine; raises OSError when there will be none any more.
+    text:        texts to text ids, as the engine would.
+    on_ready:    called once, when the engine has been loaded.
+    on_gone:     called once, when there will be no engine any more; with the reason, if the engine gave one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        connect: Connect,
+        text: TextFrontend,
+        *,
+        on_ready: Callable[[], None],
+        on_gone: Callable[[LightTTSError | None], None],
+    ) -> None:
+        self.voices = RemoteVoices(self._ask)
+        self._settings = settings
+        self._connect = connect
+        self._text = text
+        self._on_ready = on_ready
+        self._on_gone = on_gone
+        self._pool = ThreadPoolExecutor(settings.frontend.threads, thread_name_prefix="text")
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._channel: Channel[ToFrontEnd] | None = None  # None: no process to talk to
+        self._welcome: Welcome | None = None  # of the process there is, or of the last one
+        self._is_welcome = False
+        self._streams: dict[int, RemoteStream | RemoteTextStream] = {}
+        self._calls: dict[int, Future[Any]] = {}
+        self._refusal: LightTTSError | None = None
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Connect, and stay connected."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send what is still to be said, such as the last requests' ends, and disconnect."""
+        with self._lock:
+            self._is_closing = True
+            if self._channel is not None:
+                self._end(self._channel)
+        self._thread.join()
+        self._pool.shutdown()
+
+    # SpeechEngine
+
+    @property
+    def model_name(self) -> str:
+        """See SpeechEngine."""
+        return "" if self._welcome is None else self._welcome.model_name
+
+    @property
+    def model_names(self) -> list[str]:
+        """See SpeechEngine."""
+        return [] if self._welcome is None else list(self._welcome.model_names)
+
+    @property
+    def is_ready(self) -> bool:
+        """See SpeechEngine."""
+        return self._is_welcome
+
+    def health(self) -> dict[str, Any]:
+        """See SpeechEngine."""
+        try:
+            health: dict[str, Any] = self._ask(AskHealth)["health"]
+        except EngineFailure as error:
+            return {"ready": False, "error": str(error), "running": 0, "queued": 0}
+        return health
+
+    def gpu_memory(self) -> dict[str, Any] | None:
+        """See SpeechEngine."""
+        try:
+            memory: dict[str, Any] | None = self._ask(AskHealth)["gpu_memory"]
+        except EngineFailure:
+            return None
+        return memory
+
+    def submit(self, request: SynthesisRequest) -> AudioStream:
+        """See SpeechEngine."""
+        number, stream = self._open(request)
+        self._pool.submit(self._prepare, number, stream, request)
+        return stream
+
+    def open_text_stream(self, request: SynthesisRequest) -> RemoteTextStream:
+        """See SpeechEngine."""
+        check_ranges(request)
+        self._check_texts(request)
+        number = next(self._numbers)
+        stream = RemoteTextStream(
+            **self._stream_options(request), number=number, send=self._send, text=self._text.open_text(request)
+        )
+        stream.max_text_chars = self._settings.frontend.max_text_chars
+        self._register(number, stream)
+        self._send(OpenText(number, sent_voice(request), sent_fields(replace(request, text=""))))
+        if request.text:
+            stream.feed(request.text)
+        return stream
+
+    def convert(self, source: bytes, request: SynthesisRequest) -> AudioStream:
+        """See SpeechEngine."""
+        number, stream = self._open(request)
+        self._send(Convert(number, source, sent_voice(request), sent_fields(request)))
+        return stream
+
+    # inside
+
+    def _open(self, request: SynthesisRequest) -> tuple[int, AudioStream]:
+        check_ranges(request)
+        self._check_texts(request)
+        number = next(self._numbers)
+        stream = RemoteStream(**self._stream_options(request), number=number, send=self._send)
+        self._register(number, stream)
+        return number, stream
+
+    def _stream_options(self, request: SynthesisRequest) -> dict[str, Any]:
+        limits = self._settings.engine
+        return {
+            "request_id": request.request_id or uuid.uuid4().hex,
+            "timeout_s": min(limits.request_timeout_s, request.timeout_s or limits.request_timeout_s),
+            "max_pending_chunks": limits.max_pending_chunks,
+        }
+
+    def _check_texts(self, request: SynthesisRequest) -> None:
+        """What the engine would refuse too, and could not even be sent."""
+        voice = request.voice
+        words = voice.prompt_text if isinstance(voice, ReferenceAudio | RegisteredVoice) else None
+        for text, field in ((request.text, "text"), (request.instruction, "instruction"), (words, "prompt_text")):
+            self._text.check(text or "", field)
+
+    def _register(self, number: int, stream: RemoteStream | RemoteTextStream) -> None:
+        """Have records for the request delivered. Raises EngineFailure while there is no engine."""
+        with self._lock:
+            if not self._is_welcome:
+                raise _lost()
+            self._streams[number] = stream
+        stream.on_drained = partial(self._leave, number)
+
+    def _leave(self, number: int) -> None:
+        """The reader is done with the request, or has given it up."""
+        with self._lock:
+            self._streams.pop(number, None)
+        self._send(Leave(number))
+
+    def _prepare(self, number: int, stream: AudioStream, request: SynthesisRequest) -> None:
+        """On the pool."""
+        if stream.is_finished:
+            return
+        try:
+            prepared = replace(request, prepared_text=self._text.prepare(request))
+            self._send(Submit(number, sent_voice(request), sent_fields(prepared)))
+        except LightTTSError as error:
+            stream.fail(error)
+        except Exception:
+            logger.exception("request %s could not be prepared", stream.request_id)
+            stream.fail(EngineFailure("The request could not be prepared."))
+
+    def _send(self, record: msgspec.Struct) -> None:
+        channel = self._channel
+        if channel is not None:
+            channel.send(record)
+
+    def _ask(self, kind: Callable[..., msgspec.Struct], *values: object) -> Any:
+        """Ask the engine's process, and wait. Raises the error it answers with, EngineFailure when it does not."""
+        number = next(self._numbers)
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._channel is None:
+                raise _lost()
+            self._calls[number] = future
+        self._send(kind(number, *values))
+        try:
+            return future.result(ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            with self._lock:
+                self._calls.pop(number, None)
+            raise EngineFailure(f"The speech engine did not answer within {ANSWER_TIMEOUT_S:g} s.") from None
+
+    # the thread that reads
+
+    def _work(self) -> None:
+        reason: LightTTSError | None = None
+        while reason is None:
+            try:
+                connection = self._connect()
+            except OSError:
+                break
+            channel: Channel[ToFrontEnd] = Channel(connection, msgspec.msgpack.Decoder(ToFrontEnd), "engine")
+            channel.send(Hello(__version__, os.getpid()))
+            with self._lock:
+                self._channel = channel
+                if self._is_closing:
+                    self._end(channel)
+            channel.receive_all(self._receive)
+            self._lose(channel)
+            reason = self._refusal
+            if self._is_closing:
+                return
+        self._on_gone(reason)
+
+    def _end(self, channel: Channel[ToFrontEnd]) -> None:
+        if self._is_welcome:
+            channel.finish()
+        else:  # perhaps nobody is there yet to see the end
+            channel.close()
+
+    def _lose(self, channel: Channel[ToFrontEnd]) -> None:
+        """The process has ended: so have its requests."""
+        with self._lock:
+            self._channel = None
+            self._is_welcome = False
+            streams, self._streams = list(self._streams.values()), {}
+            calls, self._calls = list(self._calls.values()), {}
+        channel.close()
+        channel.join()
+        for stream in streams:
+            stream.fail(_lost())
+        for future in calls:
+            future.set_exception(_lost())
+
+    def _receive(self, record: ToFrontEnd) -> None:
+        if isinstance(record, Welcome):
+            is_first = self._welcome is None
+            self.voices.take(record.voices)
+            with self._lock:
+                self._welcome = record
+                self._is_welcome = True
+            if is_first:
+                self._on_ready()
+        elif isinstance(record, Refused):
+            self._refusal = from_wire(record.error)
+            if self._channel is not None:
+                self._channel.close()
+        elif isinstance(record, Voices):
+            self.voices.take(record.voices)
+        elif isinstance(record, Answer):
+            self._take_answer(record)
+        else:
+            self._deliver(record)
+
+    def _deliver(self, record: Audio | End | Failed) -> None:
+        with self._lock:
+            stream = self._streams.get(record.request)
+        if stream is not None:  # else its reader has left
+            stream.receive(record)
+
+    def _take_answer(self, answer: Answer) -> None:
+        with self._lock:
+            future = self._calls.pop(answer.call, None)
+        if future is None:
+            return
+        if answer.error is not None:
+            future.set_exception(from_wire(answer.error))
+        else:
+            future.set_result(answer.value)
+
+
+class RemoteObserver:
+    """A `RequestObserver` that passes on what it is told to the process where metrics are counted."""
+
+    def __init__(self, engine: RemoteEngine) -> None:
+        self._engine = engine
+
+    def began(self, route: str) -> None:
+        """See RequestObserver."""
+        self._engine._send(Began(route))
+
+    def ended(self, summary: RequestSummary) -> None:
+        """See RequestObserver."""
+        self._engine._send(Ended(summary))
+
+    def page(self) -> bytes:
+        """See RequestObserver. Raises EngineFailure while there is no process to count."""
+        page: bytes = self._engine._ask(AskMetrics)
+        return page
+
+
+def _lost() -> StageLost:
+    return StageLost("The process of the speech engine has ended; another one is being started.")

@@ -1,0 +1,166 @@
+"""A server of several processes from outside: one engine, no orphans, nothing left behind."""
+
+import signal
+import threading
+
+import httpx2
+import psutil
+import pytest
+
+from tests.frontdoor.processes import ENGINE_COMMAND, family_of, is_ready, server, speak, wait_for
+from tests.server.test_api_server import free_port
+
+
+def roles(process):
+    """(engine's process, front ends' processes)."""
+    family = family_of(process.pid)
+    engines = [each for each in family if ENGINE_COMMAND[-1] in each.cmdline()]
+    return engines, [each for each in family if each not in engines]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    tmp = tmp_path_factory.mktemp("sockets")
+    with server(free_port(), tmp=tmp) as (process, url):
+        wait_for(lambda: is_ready(url))
+        yield process, url, tmp
+
+
+def test_all_front_ends_serve_with_one_engine(running):
+    process, url, _ = running
+    engines, fronts = roles(process)
+    assert (len(engines), len(fronts)) == (1, 2)
+    assert len(speak(url).content) == 2 * 48_000
+    healths = [httpx2.get(url + "/health").json() for _ in range(16)]
+    assert {health["pid"] for health in healths} == {engines[0].pid}
+    assert {health["http_workers"] for health in healths} == {2}
+
+
+def test_each_front_end_answers_some(running):
+    process, url, _ = running
+    _, fronts = roles(process)
+    before = {front.pid: sum(front.cpu_times()[:2]) for front in fronts}
+    wait_for(lambda: [httpx2.get(url + "/health") for _ in range(50)] and all(
+        sum(front.cpu_times()[:2]) > before[front.pid] + 0.02 for front in fronts
+    ))  # fmt: skip
+
+
+def test_counts_are_the_same_at_every_front_end(running):
+    _, url, _ = running
+    before = value(url, "lightllm_request_success_total")
+    for _ in range(6):
+        assert speak(url).status_code == 200
+    wait_for(lambda: value(url, "lightllm_request_success_total") == before + 6)
+    assert {value(url, "lightllm_request_success_total") for _ in range(12)} == {before + 6}
+    assert value(url, "tts_requests_in_flight") == 0
+
+
+def value(url, name):
+    [line] = [line for line in httpx2.get(url + "/metrics").text.splitlines() if line.startswith(name + " ")]
+    return float(line.split()[1])
+
+
+def test_a_voice_added_at_one_is_known_at_all(running):
+    _, url, _ = running
+    files = {"prompt_wav": ("a.wav", b"RIFFsomething")}
+    assert httpx2.post(url + "/voices", data={"name": "mine"}, files=files).status_code == 201
+    for _ in range(12):
+        assert "mine" in [voice["name"] for voice in httpx2.get(url + "/voices").json()["voices"]]
+
+
+def test_the_socket_is_private(running):
+    _, _, tmp = running
+    [directory] = tmp.iterdir()
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_front_end_that_dies_is_replaced_and_the_engine_stays(running):
+    process, url, _ = running
+    [engine], [victim, _] = roles(process)
+    victim.kill()
+    wait_for(lambda: len(roles(process)[1]) == 2 and victim not in roles(process)[1])
+    assert roles(process)[0] == [engine]
+    wait_for(lambda: httpx2.get(url + "/health").json().get("http_workers") == 2)
+    for _ in range(8):
+        assert speak(url).status_code == 200
+
+
+def test_an_engine_that_dies_is_replaced_and_meanwhile_the_answer_is_503(running):
+    process, url, _ = running
+    [engine], _ = roles(process)
+    assert speak(url, "crash").status_code in (500, 503)
+    seen = set()
+    wait_for(lambda: seen.add(speak(url).status_code) or (200 in seen and is_ready(url)))
+    assert seen <= {200, 503, 500}
+    assert roles(process)[0] != [engine]
+
+
+def test_a_running_request_is_finished_before_the_exit_and_nothing_is_left(tmp_path):
+    with server(free_port(), tmp=tmp_path) as (process, url):
+        wait_for(lambda: is_ready(url))
+        threading.Timer(0.2, process.send_signal, [signal.SIGTERM]).start()
+        family = family_of(process.pid)
+        assert len(speak(url).content) == 2 * 48_000
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    assert log.count("request done") == 1
+    assert "finish=stop" in log
+    assert list(tmp_path.iterdir()) == []
+    assert not any(each.is_running() for each in family)
+
+
+def test_without_its_parent_nothing_stays(tmp_path):
+    with server(free_port(), tmp=tmp_path) as (process, url):
+        wait_for(lambda: is_ready(url))
+        family = family_of(process.pid)
+        assert len(family) == 3
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+
+
+def speak_until_cut(url):
+    with pytest.raises(httpx2.TransportError):
+        speak(url)
+
+
+def test_a_second_signal_ends_everything_at_once():
+    with server(free_port(), drain_timeout_s=60.0) as (process, url):
+        wait_for(lambda: is_ready(url))
+        speaking = threading.Thread(target=speak_until_cut, args=(url,))
+        speaking.start()
+        wait_for(lambda: value(url, "tts_requests_in_flight") == 1)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)  # another number: two of one that come together count as one
+        process.communicate(timeout=10)
+        speaking.join()
+    assert process.returncode == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server_with_its_sentence():
+    with server(free_port(), variables={"FAKE_BROKEN": "1"}) as (process, _):
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "light-tts: llm.pt is missing." in log
+    assert "Traceback" not in log
+
+
+def test_an_engine_that_dies_again_and_again_ends_the_server():
+    with server(free_port(), engine={"max_restarts": 1}) as (process, url):
+        wait_for(lambda: is_ready(url))
+        speak(url, "crash")
+        wait_for(lambda: is_ready(url))
+        speak(url, "crash")
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the engine has ended (signal SIGKILL); it is not started again" in log
+
+
+def test_a_taken_port_is_one_sentence():
+    port = free_port()
+    with server(port) as (_, url):
+        wait_for(lambda: httpx2.get(url + "/liveness").status_code == 200)
+        with server(port) as (other, _):
+            _, log = other.communicate(timeout=30)
+    assert other.returncode == 2
+    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in log
