@@ -91,6 +91,9 @@ class LLMSettings:
     graph_warmup_iterations: int = setting(
         1, "times that a step runs before it is recorded as a CUDA graph", ge=1, le=1000
     )
+    overlap_kernels: bool = setting(
+        False, "on Hopper and newer GPUs, launch a kernel of a decoding step before the one before it has ended"
+    )
     kv_cache_dtype: Literal["auto", "int8"] = setting(
         "auto", "precision of cached keys and values; auto: that of the language model"
     )

@@ -14,8 +14,11 @@ import torch
 
 from light_tts.llm.padded_step import PaddedStep
 from light_tts.llm.step_inputs import StepViews
+from light_tts.models.device_errors import is_device_lost
 
 logger = logging.getLogger(__name__)
+
+_ROUNDS, _REPLAYS_OF_ROUND = 5, 3  # when versions of a step are compared
 
 
 def why_not(device: torch.device, head_dim: int) -> str | None:
@@ -32,15 +35,42 @@ def why_not(device: torch.device, head_dim: int) -> str | None:
 class GraphRecorder:
     """Records steps on the present stream; the graphs share their memory, since they run one after the other.
 
+    versions:            of the same step, which of them is fastest depends on the shape. The last is used only where no
+                         other can be computed.
     warm_up_iterations:  runs of a step before it is recorded, at least 1.
     """
 
-    def __init__(self, warm_up_iterations: int = 1) -> None:
+    def __init__(self, versions: list[PaddedStep], warm_up_iterations: int = 1) -> None:
+        self._versions, self._last_resort = versions[:-1], versions[-1]
         self._warm_up_iterations = warm_up_iterations
         self._pool = torch.cuda.graph_pool_handle()
+        self.chosen: dict[str, list[int]] = {}  # rows of the recorded steps, by what computes them
 
-    def __call__(self, step: PaddedStep, views: StepViews) -> Callable[[], None]:
+    def __call__(self, views: StepViews) -> Callable[[], None]:
         """See `padded_steps.Record`."""
+        num_rows = len(views.rows.rows)
+        recorded = []
+        for version in list(self._versions):
+            if num_rows <= version.kernels.most_rows:
+                try:
+                    recorded.append((version.kernels.name, self._record(version, views)))
+                # Whatever a compiler of kernels says on a machine that nobody has tried: there are other versions.
+                except Exception as error:
+                    if is_device_lost(error):
+                        raise
+                    logger.warning(
+                        "kernels %r cannot be used: %s: %s", version.kernels.name, type(error).__name__, error
+                    )
+                    self._versions.remove(version)
+        if not recorded:
+            recorded = [(self._last_resort.kernels.name, self._record(self._last_resort, views))]
+        name, graph = recorded[_fastest([graph for _, graph in recorded])]
+        self.chosen.setdefault(name, []).append(num_rows)
+        logger.debug("recorded a step of %d rows with %s kernels", num_rows, name)
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def _record(self, step: PaddedStep, views: StepViews) -> torch.cuda.CUDAGraph:
         for _ in range(self._warm_up_iterations):
             step.compute(views)  # compiles kernels and makes handles, which no recording may
         stream = torch.cuda.current_stream()
@@ -49,6 +79,26 @@ class GraphRecorder:
         # Another thread may be computing at the same time, on a stream of its own.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             step.compute(views)
-        logger.debug("recorded a step of %d rows", len(views.rows.rows))
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return graph
+
+
+def _fastest(graphs: list[torch.cuda.CUDAGraph]) -> int:
+    """Which graph takes the least time at its best; they take turns, so that a disturbance hits all of them."""
+    if len(graphs) == 1:
+        return 0
+    for graph in graphs:
+        graph.replay()
+    times_ms = [[_milliseconds(graph) for graph in graphs] for _ in range(_ROUNDS)]
+    best_ms = [min(times) for times in zip(*times_ms, strict=True)]
+    return best_ms.index(min(best_ms))
+
+
+def _milliseconds(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(_REPLAYS_OF_ROUND):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    elapsed_ms: float = start.elapsed_time(end)
+    return elapsed_ms

@@ -110,6 +110,7 @@ class SpeechTokenEngine:
                 most_running=settings.max_running,
                 most_tokens=self._max_rows,
                 warm_up_iterations=settings.graph_warmup_iterations,
+                overlaps=settings.overlap_kernels,
             )
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from light_tts.kernels.draw import MAX_TOP_K
 from light_tts.llm.cuda_graph import GraphRecorder, why_not
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
 from light_tts.llm.padded_steps import PaddedSteps
@@ -25,7 +26,6 @@ from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import Sampler, SamplingBatch
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import RowSampling, Sequence
-from light_tts.llm.step_inputs import MAX_TOP_K
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.speech_lm import SpeechLM
 
@@ -73,7 +73,14 @@ class ModelRunner:
         self._has_captured = False
 
     def capture(
-        self, *, most_rows: int, most_packed_rows: int, most_running: int, most_tokens: int, warm_up_iterations: int = 1
+        self,
+        *,
+        most_rows: int,
+        most_packed_rows: int,
+        most_running: int,
+        most_tokens: int,
+        warm_up_iterations: int = 1,
+        overlaps: bool = False,
     ) -> None:
         """Record steps as CUDA graphs; no step may be computed meanwhile.
 
@@ -84,6 +91,7 @@ class ModelRunner:
         most_running:        sequences that may take part in one step.
         most_tokens:         of one sequence.
         warm_up_iterations:  runs of each step before it is recorded.
+        overlaps:            try kernels that are launched before the one before has ended, where the GPU can.
         """
         if self._has_captured or self._device.type != "cuda":
             return
@@ -95,9 +103,14 @@ class ModelRunner:
         started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self._device)
         try:
             with torch.inference_mode(), self._on_stream():
+                versions = triton_kernels(self.lm, self._sampler, overlaps=overlaps)
+                recorder = GraphRecorder(
+                    [PaddedStep(self.lm, self.cache, kernels) for kernels in versions], warm_up_iterations
+                )
                 self._padded = PaddedSteps(
-                    PaddedStep(self.lm, self.cache, self._sampler, triton_kernels()),
-                    GraphRecorder(warm_up_iterations),
+                    self.cache,
+                    recorder,
+                    win_size=self._sampler.win_size,
                     most_rows=most_rows,
                     most_packed_rows=most_packed_rows,
                     most_running=most_running,
@@ -112,8 +125,8 @@ class ModelRunner:
         taken_mb = (torch.cuda.memory_reserved(self._device) - before_bytes) / 2**20
         elapsed_s = time.perf_counter() - started_s
         logger.info(
-            "recorded %d CUDA graphs of the language model in %.1f s; %.0f MB",
-            self._padded.num_shapes, elapsed_s, taken_mb,
+            "recorded %d CUDA graphs of the language model in %.1f s; %.0f MB; rows by kernels: %s",
+            self._padded.num_shapes, elapsed_s, taken_mb, recorder.chosen,
         )  # fmt: skip
 
     @property

@@ -1,92 +1,154 @@
 """The computation of one padded step, from rows to sampled ids: what a CUDA graph records.
 
 The layers of `Qwen2Body` once more: everything between the matrix products is fused into a few kernels, and sums go
-into the residual stream in place. Rounds where the body rounds.
+into the residual stream in place. Rounds where the body rounds, or later.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from light_tts.kernels.decoder_rows import rms_norm_plain, silu_mul_plain
+from light_tts.kernels.draw import MAX_TOP_K, DrawRows
 from light_tts.kernels.embedding import EmbeddingTables, RowInputs, embed_plain
 from light_tts.kernels.packed_attention import PackedPages, packed_attention_plain
 from light_tts.kernels.paged_decode import DecodePages, decode_attention_plain
 from light_tts.llm.paged_attention import PagedKVCache
-from light_tts.llm.sampler import Sampler
-from light_tts.llm.step_inputs import DrawViews, StepViews
+from light_tts.llm.products import FusedProducts, SeparateProducts, can_fuse
+from light_tts.llm.random import uniforms
+from light_tts.llm.sampler import INVALID_TOKEN, Sampler, SamplingBatch
+from light_tts.llm.step_inputs import StepViews
 from light_tts.models.nets.qwen2 import Qwen2Layer
 from light_tts.models.nets.speech_lm import SpeechLM
 
+logger = logging.getLogger(__name__)
+
+# Logits [B, V] float32 and what to know of their rows; leaves the ids in `drawn`.
+Draw = Callable[[Tensor, DrawRows], None]
+
+
+# More rows than that are left to the libraries' products.
+MOST_FUSED_ROWS = 256
+
 
 class StepKernels(NamedTuple):
-    """The fused parts of a step; see the functions of `PLAIN_KERNELS`."""
+    """What a step is made of; `plain_kernels` has the versions that the others must agree with.
 
+    most_rows:  of a step that these kernels are good for.
+    """
+
+    name: str
     embed: Callable[[RowInputs, EmbeddingTables], tuple[Tensor, Tensor]]
-    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    silu_mul: Callable[[Tensor], Tensor]
+    products: SeparateProducts
     decode_attention: Callable[[Tensor, Tensor, Tensor, Tensor, DecodePages, int], Tensor]
     packed_attention: Callable[[Tensor, Tensor, Tensor, Tensor, PackedPages, int], Tensor]
+    draw: Draw
+    most_rows: int = 1 << 20
 
 
-PLAIN_KERNELS = StepKernels(embed_plain, rms_norm_plain, silu_mul_plain, decode_attention_plain, packed_attention_plain)
+def plain_kernels(sampler: Sampler) -> StepKernels:
+    """The plain versions, for any device."""
+    products = SeparateProducts(rms_norm_plain, silu_mul_plain)
+    return StepKernels(
+        "plain", embed_plain, products, decode_attention_plain, packed_attention_plain, plain_draw(sampler)
+    )
 
 
-def triton_kernels() -> StepKernels:
-    """The same for a GPU. Raises ImportError without Triton."""
+def triton_kernels(lm: SpeechLM, sampler: Sampler, *, overlaps: bool = False) -> list[StepKernels]:
+    """Versions for a GPU, of which the fastest may be taken; the first may fail to compile where the last does not.
+
+    overlaps:  with one whose kernels are launched before the one before has ended, where the GPU can do that.
+    Raises ImportError without Triton.
+    """
     from light_tts.kernels.decoder_rows_triton import rms_norm, silu_mul
+    from light_tts.kernels.draw_triton import draw
     from light_tts.kernels.embedding_triton import embed
     from light_tts.kernels.packed_attention_triton import packed_attention
     from light_tts.kernels.paged_decode_triton import decode_attention
+    from light_tts.kernels.small_linear_triton import SmallLinear, SplitWorkspace
 
-    return StepKernels(embed, rms_norm, silu_mul, decode_attention, packed_attention)
+    def fast_draw(logits: Tensor, rows: DrawRows) -> None:
+        draw(logits, rows, least_repeats=sampler.least_repeats, invalid=INVALID_TOKEN)
+
+    separate = SeparateProducts(rms_norm, silu_mul)
+    basis = StepKernels("separate", embed, separate, decode_attention, packed_attention, fast_draw)
+    versions = [basis, basis._replace(name="separate, plain sampling", draw=plain_draw(sampler))]
+    if can_fuse(lm.dtype):
+        workspace = SplitWorkspace(lm.device)
+        kinds = {"fused": False} | ({"fused and overlapping": True} if overlaps and _can_overlap(lm.device) else {})
+        for name, pdl in kinds.items():
+            products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace, pdl=pdl))
+            versions.insert(0, basis._replace(name=name, products=products, most_rows=MOST_FUSED_ROWS))
+    return versions
+
+
+def _can_overlap(device: torch.device) -> bool:
+    """True where programmatic dependent launch exists."""
+    if torch.cuda.get_device_capability(device) >= (9, 0):
+        return True
+    logger.warning("overlap_kernels has no effect: this GPU is older than Hopper")
+    return False
+
+
+def plain_draw(sampler: Sampler) -> Draw:
+    """Drawing by the plain sampler."""
+
+    def draw(logits: Tensor, rows: DrawRows) -> None:
+        rows.drawn.index_copy_(0, rows.targets, sampler.sample(logits, sampling_batch(rows)).tokens)
+
+    return draw
+
+
+def sampling_batch(rows: DrawRows) -> SamplingBatch:
+    """For the sampler, with nothing left out: what a step holds must not depend on its values."""
+    just_drawn = rows.drawn[rows.sources.clamp(min=0)]
+    last = torch.where(rows.sources >= 0, just_drawn, rows.window[:, -1])
+    return SamplingBatch(
+        blocked=rows.blocked,
+        window=torch.cat([rows.window[:, :-1], last[:, None]], dim=1),
+        top_p=rows.numbers[:, 0],
+        top_k=rows.top_k,
+        max_top_k=MAX_TOP_K,
+        temperature=rows.numbers[:, 1],
+        greedy=rows.greedy.bool(),
+        uniforms=uniforms(rows.keys, rows.steps),
+    )
 
 
 class PaddedStep:
     """One step over inputs of fixed place; launches only, so that it can be recorded."""
 
-    def __init__(self, lm: SpeechLM, cache: PagedKVCache, sampler: Sampler, kernels: StepKernels) -> None:
-        self.cache = cache
-        self._lm, self._sampler, self._kernels = lm, sampler, kernels
+    def __init__(self, lm: SpeechLM, cache: PagedKVCache, kernels: StepKernels) -> None:
+        self.kernels = kernels
+        self._lm, self._cache = lm, cache
         self._tables = EmbeddingTables(lm.text_table, lm.speech_table, lm.ids.speech_row0, lm.body.inverse_frequencies)
-
-    @property
-    def win_size(self) -> int:
-        """Ids of the history that the sampler looks back on."""
-        return self._sampler.win_size
 
     def compute(self, views: StepViews) -> None:
         """Compute the rows and leave what is drawn after them in `drawn`."""
-        hidden, rotation = self._kernels.embed(views.rows, self._tables)
+        hidden, rotation = self.kernels.embed(views.rows, self._tables)
         for layer in self._lm.body.layers:
             assert isinstance(layer, Qwen2Layer)
             hidden = self._advance(layer, hidden, rotation, views.pages)
         if views.selected is not None:
             hidden = hidden.index_select(0, views.selected)
-        self._draw(hidden, views.draws)
+        self.kernels.draw(self.kernels.products.logits(hidden, self._lm), views.draws)
 
     def _advance(self, layer: Qwen2Layer, hidden: Tensor, rotation: Tensor, pages: DecodePages | PackedPages) -> Tensor:
         """One layer: hidden [N, C], whose memory may be used -> [N, C]."""
-        config, kernels = layer.config, self._kernels
-        normed = kernels.rms_norm(hidden, layer.attention_norm, config.norm_eps)
-        qkv = layer.qkv.multiply(normed).unflatten(-1, (-1, config.head_dim))
-        hidden = layer.output.accumulate(hidden, self._attend(layer, qkv, rotation, pages))
-        normed = kernels.rms_norm(hidden, layer.mlp_norm, config.norm_eps)
-        return layer.down.accumulate(hidden, kernels.silu_mul(layer.gate_up.multiply(normed)))
+        eps, products = layer.config.norm_eps, self.kernels.products
+        qkv = products.norm_multiply(hidden, layer.attention_norm, eps, layer.qkv)
+        hidden = products.accumulate(hidden, self._attend(layer, qkv, rotation, pages), layer.output)
+        return products.accumulate(hidden, products.norm_gated(hidden, layer.mlp_norm, eps, layer.gate_up), layer.down)
 
     def _attend(self, layer: Qwen2Layer, qkv: Tensor, rotation: Tensor, pages: DecodePages | PackedPages) -> Tensor:
-        query, key_value = qkv[:, : layer.config.num_heads], qkv[:, layer.config.num_heads :]
-        slots, block_tokens = self.cache.slots_of(layer.index), self.cache.block_tokens
+        heads = qkv.unflatten(-1, (-1, layer.config.head_dim))
+        query, key_value = heads[:, : layer.config.num_heads], heads[:, layer.config.num_heads :]
+        slots, block_tokens = self._cache.slots_of(layer.index), self._cache.block_tokens
         if isinstance(pages, DecodePages):
-            return self._kernels.decode_attention(query, key_value, rotation, slots, pages, block_tokens)
-        return self._kernels.packed_attention(query, key_value, rotation, slots, pages, block_tokens)
-
-    def _draw(self, hidden: Tensor, draws: DrawViews) -> None:
-        """Draw an id after each row of hidden [S, C]."""
-        body = self._lm.body
-        final = rms_norm_plain(hidden.float(), body.norm, body.config.norm_eps)
-        decision = self._sampler.sample(self._lm.logits(final), draws.sampling())
-        draws.drawn.index_copy_(0, draws.targets, decision.tokens)
+            return self.kernels.decode_attention(query, key_value, rotation, slots, pages, block_tokens)
+        return self.kernels.packed_attention(query, key_value, rotation, slots, pages, block_tokens)

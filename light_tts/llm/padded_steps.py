@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 import torch
 
-from light_tts.llm.padded_step import PaddedStep
+from light_tts.llm.paged_attention import PagedKVCache
 from light_tts.llm.pending import PendingDraws
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 from light_tts.llm.sequence_table import SequenceTable
 from light_tts.llm.step_inputs import StepInputs, StepShape, StepViews
 
-# Makes a step of fixed inputs repeatable: what it returns computes the step, with whatever the inputs then hold.
-Record = Callable[[PaddedStep, StepViews], Callable[[], None]]
+# Makes a step over inputs of fixed place: what it returns computes the step, with whatever the inputs then hold.
+Record = Callable[[StepViews], Callable[[], None]]
 
 _PACKED_SIZES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
@@ -40,6 +40,7 @@ def packed_ladder(most_rows: int) -> list[int]:
 class PaddedSteps:
     """Used by the engine's thread alone.
 
+    win_size:           ids of the history that the sampler looks back on.
     most_rows:          sequences of a decoding shape, and of a packed one; a bigger step is computed in parts.
     most_packed_rows:   of a step with prompts in it, prompts and decoding rows together.
     most_running:       sequences that may take part in one step.
@@ -47,19 +48,20 @@ class PaddedSteps:
 
     def __init__(
         self,
-        step: PaddedStep,
+        cache: PagedKVCache,
         record: Record,
         *,
+        win_size: int,
         most_rows: int,
         most_packed_rows: int,
         most_running: int,
         most_tokens: int,
     ) -> None:
-        cache, device = step.cache, step.cache.device
+        device = cache.device
         self._most_rows, self._most_running = most_rows, most_running
         self._decode_sizes, self._packed_sizes = batch_ladder(most_rows), packed_ladder(most_packed_rows)
         self._table = SequenceTable(
-            most_pages=-(-most_tokens // cache.block_tokens), win_size=step.win_size, zero_page=cache.zero_page
+            most_pages=-(-most_tokens // cache.block_tokens), win_size=win_size, zero_page=cache.zero_page
         )
         # Two halves in turn: a step reads what the last one drew while it leaves its own ids.
         self._drawn = torch.zeros(2 * most_running + 1, dtype=torch.int64, device=device)
@@ -71,14 +73,14 @@ class PaddedSteps:
             self._table,
             self._drawn,
             block_tokens=cache.block_tokens,
-            win_size=step.win_size,
+            win_size=win_size,
             dump_slot=cache.dump_slot,
         )
         # The largest first: the others find their memory in what it leaves behind.
         self._replays: dict[StepShape, Callable[[], None]] = {}
         for shape in sorted(shapes, reverse=True):
             self._inputs.fill([], shape, 0)
-            self._replays[shape] = record(step, self._inputs.views(shape))
+            self._replays[shape] = record(self._inputs.views(shape))
 
     @property
     def num_shapes(self) -> int:

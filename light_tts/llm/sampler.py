@@ -70,7 +70,7 @@ class Sampler:
 
     def __init__(self, *, win_size: int, tau_r: float, head_size: int, device: torch.device | str) -> None:
         self.win_size = win_size
-        self._least_repeats = win_size * tau_r
+        self.least_repeats = win_size * tau_r
         self._ids = torch.arange(head_size, device=device)[None]
         self._reversed_ids = _LAST_ID - self._ids
 
@@ -83,7 +83,7 @@ class Sampler:
         place = _inverse_cdf(probabilities * is_candidate, batch.uniforms[:, 0])
         first = candidates.gather(1, place)
         repeats = (batch.window == first).sum(dim=-1)
-        redrawn = repeats >= self._least_repeats
+        redrawn = repeats >= self.least_repeats
         others = torch.softmax(scores.scatter(1, first, -_INF), dim=-1)
         second = _inverse_cdf(others, batch.uniforms[:, 1])
         tokens = torch.where(redrawn[:, None], second, first)[:, 0]

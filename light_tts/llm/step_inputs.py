@@ -13,17 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from light_tts.kernels.draw import DrawRows
 from light_tts.kernels.embedding import RowInputs
 from light_tts.kernels.packed_attention import TILE_ROWS, PackedPages
 from light_tts.kernels.paged_decode import DecodePages
-from light_tts.llm.random import uniforms
-from light_tts.llm.sampler import SamplingBatch
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 from light_tts.llm.sequence_table import SequenceTable
-
-# Candidates are sorted to this depth, whatever the rows ask for.
-MAX_TOP_K = 64
 
 _BLOCKED_EDGES = 4
 
@@ -47,45 +43,6 @@ class StepShape(NamedTuple):
         return cls(num_rows, num_sequences, num_rows // TILE_ROWS + num_sequences)
 
 
-class DrawViews(NamedTuple):
-    """Inputs of S draws; all int64 but `numbers`.
-
-    sources:          [S] as of `RowInputs`, where the last id of the window has only just been drawn.
-    targets:          [S] where the id goes.
-    keys, steps:      [S] of the random numbers.
-    top_k, greedy:    [S]
-    numbers:          [S, 2] float32: top_p, temperature.
-    blocked, window:  see `SamplingBatch`.
-    drawn:            the ids that sources and targets point into.
-    """
-
-    sources: Tensor
-    targets: Tensor
-    keys: Tensor
-    steps: Tensor
-    top_k: Tensor
-    greedy: Tensor
-    numbers: Tensor
-    blocked: Tensor
-    window: Tensor
-    drawn: Tensor
-
-    def sampling(self) -> SamplingBatch:
-        """The same for the sampler, with nothing left out: what a step holds must not depend on its values."""
-        just_drawn = self.drawn[self.sources.clamp(min=0)]
-        last = torch.where(self.sources >= 0, just_drawn, self.window[:, -1])
-        return SamplingBatch(
-            blocked=self.blocked,
-            window=torch.cat([self.window[:, :-1], last[:, None]], dim=1),
-            top_p=self.numbers[:, 0],
-            top_k=self.top_k,
-            max_top_k=MAX_TOP_K,
-            temperature=self.numbers[:, 1],
-            greedy=self.greedy.bool(),
-            uniforms=uniforms(self.keys, self.steps),
-        )
-
-
 class StepViews(NamedTuple):
     """Inputs of a step of N rows and S draws, as views of the buffer on the device.
 
@@ -95,7 +52,7 @@ class StepViews(NamedTuple):
     rows: RowInputs
     pages: DecodePages | PackedPages
     selected: Tensor | None
-    draws: DrawViews
+    draws: DrawRows
 
 
 class _Columns(NamedTuple):
@@ -166,7 +123,7 @@ class StepInputs:
             rows=RowInputs(rows, row_sources, positions, self._drawn),
             pages=pages,
             selected=buffer[places.selected] if shape.num_tiles else None,
-            draws=DrawViews(
+            draws=DrawRows(
                 sources=sources,
                 targets=targets,
                 keys=fixed[:, 0],

@@ -2,16 +2,18 @@
 
 import random
 import threading
+from functools import partial
 
 import pytest
 import torch
 
+from light_tts.kernels.draw import MAX_TOP_K
 from light_tts.llm.cuda_graph import why_not
 from light_tts.llm.model_runner import ModelRunner
-from light_tts.llm.padded_step import PLAIN_KERNELS, PaddedStep
+from light_tts.llm.padded_step import PaddedStep, plain_kernels
 from light_tts.llm.padded_steps import PaddedSteps, batch_ladder, packed_ladder, parts_of
 from light_tts.llm.sampler import INVALID_TOKEN
-from light_tts.llm.step_inputs import MAX_TOP_K, StepShape
+from light_tts.llm.step_inputs import StepShape
 from light_tts.types import SamplingOptions
 from tests.llm.tiny_llm import MODELS, RecordingSink, load_tiny, make_engine, prompt_of, run_dry
 
@@ -19,14 +21,15 @@ from tests.llm.tiny_llm import MODELS, RecordingSink, load_tiny, make_engine, pr
 class CountedSteps(PaddedSteps):
     """Stands where the graphs stand, on any device: the same padded steps, computed instead of replayed."""
 
-    def __init__(self, runner, most_rows=64, most_packed_rows=128, most_tokens=1024, most_running=100):
+    def __init__(self, runner, most_rows=64, most_packed_rows=128, most_tokens=1024, most_running=100, kernels=None):
         self.num_steps = {"decoding": 0, "packed": 0}
         self.num_ahead = 0
-        step = PaddedStep(runner.lm, runner.cache, runner._sampler, PLAIN_KERNELS)
+        step = PaddedStep(runner.lm, runner.cache, kernels or plain_kernels(runner._sampler))
         with torch.inference_mode():
             super().__init__(
-                step,
-                self.count,
+                runner.cache,
+                partial(self.count, step),
+                win_size=runner._sampler.win_size,
                 most_rows=most_rows,
                 most_packed_rows=most_packed_rows,
                 most_running=most_running,
@@ -176,7 +179,7 @@ def test_padding_leaves_the_pages_of_sequences_alone(lm, shape):
     padded = CountedSteps(runner)
     with torch.inference_mode():
         padded._inputs.fill([Chunk(sequence, sequence.num_rows - 1, 1)], shape, 0)
-        PaddedStep(lm, runner.cache, runner._sampler, PLAIN_KERNELS).compute(padded._inputs.views(shape))
+        PaddedStep(lm, runner.cache, plain_kernels(runner._sampler)).compute(padded._inputs.views(shape))
     changed = (runner.cache._by_page[:, :32] != before).any(dim=-1)
     assert changed.any(dim=0).nonzero().tolist() == [[(sequence.num_rows - 1) // 4]]
     assert runner.cache._by_page[:, 33].any()
@@ -211,8 +214,9 @@ def recorded(lm, **settings):
         {"block_tokens": 4, "max_total_tokens": 400, "max_request_tokens": 200},
         {"graph_max_batch_size": 5},
         {"prefill_budget_tokens": 16},
+        {"overlap_kernels": True},
     ],
-    ids=["plain", "few pages", "several replays", "mixed"],
+    ids=["plain", "few pages", "several replays", "mixed", "overlapping"],
 )
 def test_replayed_steps_draw_what_eager_ones_draw(on_gpu, settings):
     eager = make_engine(on_gpu, disable_cudagraph=True, **settings)

@@ -487,5 +487,12 @@ def test_the_settings_of_cuda_graphs_reach_their_recording(tiny_models, monkeypa
     for engine in engines:
         engine.capture()
     assert recorded == [
-        {"most_rows": 6, "most_packed_rows": 300, "most_running": 50, "most_tokens": 1024, "warm_up_iterations": 10}
+        {
+            "most_rows": 6,
+            "most_packed_rows": 300,
+            "most_running": 50,
+            "most_tokens": 1024,
+            "warm_up_iterations": 10,
+            "overlaps": False,
+        }
     ]
