@@ -18,7 +18,7 @@ from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_inputs import CallSize
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
-from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
+from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, why_not_fused
 
@@ -30,6 +30,8 @@ _FREE_FRAMES = 1600  # rows x frames below which a call takes about as long as t
 _MOST_FRAMES = 12_800  # rows x frames of one call, which bounds what it takes of the memory
 _MOST_RECORDED_FRAMES = 2400  # longer calls are bound by arithmetic
 _WARM_CHUNKS = (1, 2, 4)
+# What is tried in this order: its name, whether the estimator is fused, whether its kernels overlap.
+_KINDS = (("overlapping kernels", True, True), ("fused kernels", True, False), ("CUDA graphs", False, False))
 
 
 def _chunk_ladder(most: int) -> list[int]:
@@ -67,20 +69,21 @@ def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int)
     if reason is not None:
         logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
         return PlainRunner(net)
-    for fuses in (True, False):
+    for name, fuses, overlaps in _KINDS:
+        if overlaps and not can_overlap(net.device):
+            continue
         try:
             runner = PagedRunner(
                 net,
                 cache_bytes=cache_bytes,
                 steps=steps,
-                kernels=triton_kernels(),
+                kernels=triton_kernels(overlaps=overlaps),
                 most_graphs=most_graphs,
                 fuses=fuses,
             )
             runner.record([CallSize(1, 1, runner.past_pages(0), steps)])
             return runner
         except Exception as error:  # whatever Triton or the driver says: speaking slowly is better than not at all
-            name = "fused kernels" if fuses else "CUDA graphs"
             logger.warning("flow calls do without %s: %s: %s", name, type(error).__name__, error)
     return PlainRunner(net)
 

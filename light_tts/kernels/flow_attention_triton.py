@@ -13,9 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_attention import FlowPages
+from light_tts.kernels.triton_math import begin, launch_options
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
-_KEY_TILE = 64
+_FEW_PROGRAMS = 128
 _LOG2_E = 1.4426950408889634
 
 
@@ -82,7 +83,9 @@ def _attention_kernel(
     KEYS: tl.constexpr,
     HAS_ROTATION: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
+    begin(OVERLAPS)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.program_id(2)
@@ -158,15 +161,28 @@ def can_attend(head_dim: int) -> bool:
     return head_dim >= _LEAST_DOT_ROWS and head_dim & (head_dim - 1) == 0
 
 
+def _tile(num_rows: int, num_steps: int, heads: int) -> tuple[int, int, int]:
+    """Queries and keys of a tile, and warps: few queries and many keys while programs are too few for a device."""
+    if num_rows * heads * triton.cdiv(num_steps, 64) <= _FEW_PROGRAMS:
+        return _LEAST_DOT_ROWS, 128, 4
+    return min(64, max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps))), 64, 4
+
+
 def paged_chunk_attention(
-    qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int, rotation: Tensor | None = None
+    qkv: Tensor,
+    kept: Tensor,
+    pages: FlowPages,
+    heads: int,
+    rotation: Tensor | None = None,
+    *,
+    overlaps: bool = False,
 ) -> Tensor:
     """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages."""
     rows, steps, width3 = qkv.shape
     width, sequences = width3 // 3, pages.past.shape[0]
     head_dim = width // heads
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
-    queries = min(64, max(_LEAST_DOT_ROWS, triton.next_power_of_2(steps)))
+    queries, keys, warps = _tile(rows, steps, heads)
     _attention_kernel[(triton.cdiv(steps, queries), heads, rows)](
         qkv,
         kept,
@@ -187,10 +203,11 @@ def paged_chunk_attention(
         HEAD_DIM=head_dim,
         PAGE_STEPS=kept.shape[2],
         QUERIES=queries,
-        KEYS=_KEY_TILE,
+        KEYS=keys,
         HAS_ROTATION=rotation is not None,
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
-        num_warps=4,
+        num_warps=warps,
         num_stages=2,
+        **launch_options(rows * steps, overlaps),
     )
     return out

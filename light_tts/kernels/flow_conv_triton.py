@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
-from light_tts.kernels.triton_math import has_large_shared_memory, mish, precision_of
+from light_tts.kernels.triton_math import begin, has_large_shared_memory, launch_options, mish, precision_of
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -52,7 +52,9 @@ def _conv_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
+    begin(OVERLAPS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     group = tl.program_id(1)
     is_row = rows < num_rows
@@ -138,7 +140,15 @@ def _depth(inputs: int, shortcut_inputs: int) -> int:
     return next((depth for depth in (64, 32) if inputs % depth == 0 and shortcut_inputs % depth == 0), 16)
 
 
-def paged_conv(x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype) -> Tensor:
+def paged_conv(
+    x: Tensor,
+    weights: ConvWeights,
+    tails: ConvTails,
+    extras: ConvExtras,
+    dtype: torch.dtype,
+    *,
+    overlaps: bool = False,
+) -> Tensor:
     """See `paged_conv_plain`; everything contiguous, `kept` within its pages."""
     batch, steps, channels = x.shape
     num_rows, inputs, outputs = batch * steps, channels // weights.groups, len(weights.matrix) // weights.groups
@@ -191,5 +201,6 @@ def paged_conv(x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvEx
         PRECISION=precision_of(weights.matrix.dtype),
         num_warps=warps,
         num_stages=3,
+        **launch_options(num_rows, overlaps),
     )
     return out

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_linear import Activation
-from light_tts.kernels.triton_math import activate, precision_of
+from light_tts.kernels.triton_math import activate, begin, has_large_shared_memory, launch_options, precision_of
 
 
 class Tile(NamedTuple):
@@ -46,6 +46,7 @@ def _norm_linear_kernel(
     COLUMN_TILES: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = rows < num_rows
@@ -57,13 +58,14 @@ def _norm_linear_kernel(
         # On its way while the rows are normalised.
         is_weight = (columns[None, :] < OUT) & is_depth[:, None]
         weights = tl.load(matrix + columns[None, :] * IN + depth[:, None], mask=is_weight, other=0.0)
+    weight = tl.load(norm_weight + depth, mask=is_depth, other=0.0)
+    shift = tl.load(norm_bias + depth, mask=is_depth, other=0.0)
+    begin(OVERLAPS)
     offsets = rows.to(tl.int64)[:, None] * IN + depth[None, :]
     tile = tl.load(x + offsets, mask=is_row[:, None] & is_depth[None, :], other=0.0).to(tl.float32)
     mean = tl.sum(tile, axis=1) / IN
     centred = tl.where(is_depth[None, :], tile - mean[:, None], 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / IN + eps)
-    weight = tl.load(norm_weight + depth, mask=is_depth, other=0.0)
-    shift = tl.load(norm_bias + depth, mask=is_depth, other=0.0)
     normed = (centred * scale[:, None] * weight[None, :] + shift[None, :]).to(matrix.dtype.element_ty)
     for _ in range(COLUMN_TILES):
         is_column = columns < OUT
@@ -94,6 +96,7 @@ def _linear_residual_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -101,16 +104,26 @@ def _linear_residual_kernel(
     is_inside = is_row[:, None] & is_column[None, :]
     places = rows.to(tl.int64)[:, None] * OUT + columns[None, :]
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for start in range(0, IN, DEPTH):
-        depth = start + tl.arange(0, DEPTH)
+    depth = tl.arange(0, DEPTH)
+    inputs = rows.to(tl.int64)[:, None] * IN
+    if DEPTH >= IN:
         is_depth = depth < IN
-        tile = tl.load(
-            x + rows.to(tl.int64)[:, None] * IN + depth[None, :], mask=is_row[:, None] & is_depth[None, :], other=0.0
-        )
         weights = tl.load(
             matrix + columns[None, :] * IN + depth[:, None], mask=is_column[None, :] & is_depth[:, None], other=0.0
         )
+        begin(OVERLAPS)
+        tile = tl.load(x + inputs + depth[None, :], mask=is_row[:, None] & is_depth[None, :], other=0.0)
         sums = tl.dot(tile.to(matrix.dtype.element_ty), weights, sums, input_precision=PRECISION)
+    else:
+        begin(OVERLAPS)
+        for start in range(0, IN, DEPTH):
+            place = start + depth
+            is_depth = place < IN
+            tile = tl.load(x + inputs + place[None, :], mask=is_row[:, None] & is_depth[None, :], other=0.0)
+            weights = tl.load(
+                matrix + columns[None, :] * IN + place[:, None], mask=is_column[None, :] & is_depth[:, None], other=0.0
+            )
+            sums = tl.dot(tile.to(matrix.dtype.element_ty), weights, sums, input_precision=PRECISION)
     sums += tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
     if HAS_RESIDUAL:
         sums += tl.load(residual + places, mask=is_inside, other=0.0)
@@ -129,7 +142,9 @@ def _gated_norm_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_UPDATE: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
+    begin(OVERLAPS)
     start = tl.program_id(0).to(tl.int64) * WIDTH
     places = tl.arange(0, BLOCK)
     is_inside = places < WIDTH
@@ -146,23 +161,26 @@ def _gated_norm_kernel(
     tl.store(out + start + places, (normed * scales + shifts).to(out.dtype.element_ty), mask=is_inside)
 
 
-def _norm_tile(num_rows: int, width: int) -> tuple[Tile, int]:
+def _norm_tile(num_rows: int, width: int, device: torch.device) -> tuple[Tile, int]:
     """Tile, and how many tiles of columns one program computes from the rows it has normalised."""
     depth = max(16, triton.next_power_of_2(width))
     if num_rows <= 128:
         return Tile(16, 64, depth, 4, 2), 1
     if num_rows <= 1024:
         return Tile(32, 64, depth, 4, 2), 2
-    return Tile(64, 64, depth, 8, 2), 8
+    return Tile(64, 64 if has_large_shared_memory(device) else 32, depth, 8, 2), 8
 
 
-def _residual_tile(num_rows: int, width: int) -> Tile:
-    depth = min(128, max(16, triton.next_power_of_2(width)))
+def _residual_tile(num_rows: int, width: int, overlaps: bool) -> Tile:
+    whole = max(16, triton.next_power_of_2(width))
     if num_rows <= 256:
-        return Tile(16, 32, depth, 4, 4)
+        if overlaps and whole <= 1024:
+            # All weights of a program are on their way before the inputs are there.
+            return Tile(16, 32, whole, 4 if whole <= 512 else 8, 1)
+        return Tile(16, 32, min(128, whole), 4, 4)
     if num_rows <= 2048:
-        return Tile(32, 64, depth, 4, 3)
-    return Tile(128, 128, min(64, depth), 8, 3)
+        return Tile(32, 64, min(128, whole), 4, 3)
+    return Tile(128, 128, min(64, whole), 8, 3)
 
 
 def norm_linear(
@@ -171,13 +189,15 @@ def norm_linear(
     matrix: Tensor,
     bias: Tensor | None,
     activation: Activation = "none",
+    *,
+    overlaps: bool = False,
 ) -> Tensor:
     """See `norm_linear_plain`; everything contiguous, K at most 1024."""
     num_rows, width = x.shape
     weight, shift, eps = norm
     num_columns = matrix.shape[0]
     out = torch.empty(num_rows, num_columns, dtype=matrix.dtype, device=x.device)
-    tile, column_tiles = _norm_tile(num_rows, width)
+    tile, column_tiles = _norm_tile(num_rows, width, x.device)
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns * column_tiles))
     _norm_linear_kernel[grid](
         x,
@@ -199,16 +219,19 @@ def norm_linear(
         PRECISION=precision_of(matrix.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **launch_options(num_rows, overlaps),
     )
     return out
 
 
-def linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+def linear_residual(
+    x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None, *, overlaps: bool = False
+) -> Tensor:
     """See `linear_residual_plain`; everything contiguous."""
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
-    tile = _residual_tile(num_rows, width)
+    tile = _residual_tile(num_rows, width, overlaps)
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
     _linear_residual_kernel[grid](
         x,
@@ -226,12 +249,21 @@ def linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | 
         PRECISION=precision_of(matrix.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **launch_options(num_rows, overlaps),
     )
     return out
 
 
 def gated_norm(
-    h: Tensor, update: Tensor | None, gate: Tensor, scale: Tensor, shift: Tensor, eps: float, dtype: torch.dtype
+    h: Tensor,
+    update: Tensor | None,
+    gate: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    *,
+    overlaps: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `gated_norm_plain`; `h` is overwritten, everything contiguous."""
     num_rows, width = h.shape
@@ -249,5 +281,6 @@ def gated_norm(
         BLOCK=block,
         HAS_UPDATE=update is not None,
         num_warps=4,
+        **launch_options(num_rows, overlaps),
     )
     return h, out

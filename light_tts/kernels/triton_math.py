@@ -7,6 +7,9 @@ from typing import Literal
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+_MOST_OVERLAPPED_ROWS = 1024  # larger kernels fill the device by themselves
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -26,6 +29,25 @@ def activate(x: tl.tensor, NAME: tl.constexpr) -> tl.tensor:
         # 0.5 x (1 + tanh(u)) = x sigmoid(2 u)
         x = x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
     return x
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def begin(OVERLAPS: tl.constexpr) -> None:
+    """Let the next kernel start, then wait for the one before (programmatic dependent launch, compute capability 9.0).
+
+    Before it a kernel may touch weights only, since what other kernels write may not be there yet. A kernel that is
+    launched so must call it, because the ones after it rely on everything before them being done.
+    """
+    if OVERLAPS:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+def launch_options(num_rows: int, overlaps: bool) -> dict[str, bool]:
+    """OVERLAPS, and the launch that goes with it. Where kernels are long, nothing is gained."""
+    if overlaps and num_rows <= _MOST_OVERLAPPED_ROWS:
+        return {"OVERLAPS": True, "launch_pdl": True}
+    return {"OVERLAPS": False}
 
 
 def precision_of(dtype: torch.dtype) -> Literal["ieee", "tf32"]:

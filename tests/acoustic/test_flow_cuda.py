@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner, why_not
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
-from light_tts.kernels.flow_kernels import triton_kernels
+from light_tts.kernels.flow_kernels import can_overlap, triton_kernels
 from light_tts.models.nets.flow_net import FlowNet, build_dit_flow, build_unet_flow
 from light_tts.types import FlowPrompt
 from tests.acoustic.tiny_flow import (
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BUILDERS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
 layouts = pytest.mark.parametrize("layout", list(BUILDERS))
-runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused"])
+runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused", "recorded-overlapping"])
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +54,14 @@ def runner_of(net: FlowNet, kind: str, steps: int = 10) -> FlowRunner:
     if kind == "plain":
         return PlainRunner(net)
     assert why_not(net) is None
+    overlaps = kind.endswith("overlapping")
+    if overlaps and not can_overlap(net.device):
+        pytest.skip("needs compute capability 9.0")
     return PagedRunner(
         net,
         cache_bytes=1 << 28,
         steps=steps,
-        kernels=triton_kernels(),
+        kernels=triton_kernels(overlaps=overlaps),
         most_graphs=8 if kind.startswith("recorded") else 0,
         fuses=not kind.endswith("unfused"),
     )
