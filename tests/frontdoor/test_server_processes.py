@@ -18,10 +18,13 @@ def roles(process):
     return engines, [each for each in family if each not in engines]
 
 
+GRPC_PORT = free_port()
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("sockets")
-    with server(free_port(), tmp=tmp) as (process, url):
+    with server(free_port(), tmp=tmp, grpc_port=GRPC_PORT) as (process, url):
         wait_for(lambda: is_ready(url))
         yield process, url, tmp
 
@@ -43,6 +46,25 @@ def test_each_front_end_answers_some(running):
     wait_for(lambda: [httpx2.get(url + "/health") for _ in range(50)] and all(
         sum(front.cpu_times()[:2]) > before[front.pid] + 0.02 for front in fronts
     ))  # fmt: skip
+
+
+async def test_each_front_end_takes_grpc_calls_too(running):
+    grpc = pytest.importorskip("grpc")
+    from light_tts.server.grpc_messages import message_classes
+
+    messages = message_classes()
+    request = messages["Request"]()
+    request.sft_request.spk_id, request.sft_request.tts_text = "en_male", "hello"
+    for _ in range(4):
+        # A connection of its own each time, so that several front ends get one.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{GRPC_PORT}", options=options) as channel:
+            method = channel.unary_stream(
+                "/cosyvoice.CosyVoice/Inference",
+                request_serializer=messages["Request"].SerializeToString,
+                response_deserializer=messages["Response"].FromString,
+            )
+            assert sum([len(answer.tts_audio) async for answer in method(request)]) == 2 * 48_000
 
 
 def test_counts_are_the_same_at_every_front_end(running):
