@@ -32,6 +32,7 @@ from light_tts.llm.step_inputs import StepShape
 from light_tts.models.family import family_named
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import SamplingDefaults
+from light_tts.models.nets.matrix import MakeMatrix
 from light_tts.models.nets.speech_lm import SpeechLM
 from light_tts.models.random_weights import _BACKBONE
 from light_tts.settings import LLMSettings
@@ -52,7 +53,9 @@ class Quiet:
         raise error
 
 
-def random_lm(family_name: str, dtype: torch.dtype, device: torch.device) -> SpeechLM:
+def random_lm(
+    family_name: str, dtype: torch.dtype, device: torch.device, make_matrix: MakeMatrix | None = None
+) -> SpeechLM:
     """A network of the published size; its numbers are drawn where they will lie."""
     family, shapes = family_named(family_name), published_shapes(family_name, "llm")
     ids = family.speech_ids(shapes, num_codes=6561, end_of_prompt=151646)
@@ -65,7 +68,7 @@ def random_lm(family_name: str, dtype: torch.dtype, device: torch.device) -> Spe
         else:
             scale = 1.0 if "embed" in key else 1.0 / math.sqrt(shape[1])
             state[key] = torch.randn(shape, device=device, dtype=torch.bfloat16) * scale
-    return family.build_llm(_BACKBONE, state, ids, dtype, device)
+    return family.build_llm(_BACKBONE, state, ids, dtype, device, make_matrix)
 
 
 class Bench:
