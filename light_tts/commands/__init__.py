@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from light_tts.commands import doctor, presets, say, serve, verify, voices
+from light_tts.commands import build_trt, doctor, presets, say, serve, verify, voices
 
-VERBS = (say, serve, presets, voices, verify, doctor)
+VERBS = (say, serve, presets, voices, verify, doctor, build_trt)
