@@ -134,6 +134,21 @@ def test_bfloat16_is_close_alone_and_in_a_crowd(layout: str, kind: str) -> None:
 
 
 @layouts
+def test_recorded_calls_read_nothing_that_longer_calls_replace(layout: str) -> None:
+    """Tables that grow with the longest call must not take the memory away that a recorded call reads."""
+    prompt, tokens, _ = stored(layout)
+    decoder = decoder_of(load(layout, "cuda"), "recorded")
+    for _ in range(3):
+        before = stream_all(decoder, prompt, tokens, count=1)[0]
+    decoder.decode([FlowHop(decoder.open(prompt, stream=False), tokens.repeat(40), 0, is_final=True, full_mask=True)])
+    torch.cuda.empty_cache()
+    rubbish = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(16)]
+    after = stream_all(decoder, prompt, tokens, count=1)[0]
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+    assert rubbish
+
+
+@layouts
 @pytest.mark.parametrize("seed", range(6))
 def test_recorded_hops_in_a_crowd_join_to_the_whole(layout: str, seed: int) -> None:
     """Any schedule of hops, with room for states or without, through a ladder of recorded sizes that is too short."""

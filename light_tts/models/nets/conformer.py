@@ -15,7 +15,7 @@ from light_tts.models.nets.context import SequenceContext
 from light_tts.models.nets.dense import Activation, CausalConv, Dense, Norm, dense_of, tails_of
 from light_tts.models.nets.lookahead import BodyContexts, BodyShape, LookaheadLayer
 
-_KEPT_DISTANCES = 2048  # position scores are kept for distances up to this; beyond, computed for the call
+_KEPT_DISTANCES = 4096  # position scores are kept for distances up to this; beyond, computed for the call
 _UP_KERNEL_TAIL = 0  # index of the upsampling convolution among those of the frame level
 
 
@@ -101,7 +101,9 @@ class RelativeAttention(nn.Module):
         if keys > _KEPT_DISTANCES:
             return self._project(keys - 1, 1 - steps)
         if keys > self._reach:
-            self._reach = max(2 * self._reach, keys, 128)
+            # On a GPU at once and for good: recorded calls read the table where it lay when they were recorded.
+            is_fixed = self.device.type == "cuda"
+            self._reach = _KEPT_DISTANCES if is_fixed else max(2 * self._reach, keys, 128)
             self._table = self._project(self._reach - 1, 1 - self._reach)
         first = self._reach - keys
         return self._table[:, :, first : first + steps + keys - 1]
