@@ -139,7 +139,7 @@ def test_the_client_loads_nothing_heavy():
 def test_a_front_end_loads_no_torch():
     assert "torch" not in loaded_after("import light_tts.frontdoor.front_process, wetext")
     code = (
-        "from light_tts.frontdoor.front_process import RemoteApp\nfrom light_tts.settings import Settings\n"
+        "from light_tts.frontdoor.remote_app import RemoteApp\nfrom light_tts.settings import Settings\n"
         "RemoteApp(Settings(), None, None)"
     )
     assert "torch" not in loaded_after(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import selectors
 import socket
@@ -68,13 +69,16 @@ class EngineHouse:
 
     def close(self) -> None:
         """Accept nobody any more; send everybody what is queued for them and say goodbye."""
-        with self._lock:
-            self._is_closing = True
-            sessions, threads = list(self._sessions), list(self._threads)
         self._wake.close()
         self._thread.join()
         self._woken.close()
         self._listener.close()
+        with self._lock:
+            self._is_closing = True
+            sessions, threads = list(self._sessions), list(self._threads)
+            if self._refusal is not None:
+                for session in sessions:  # also those who have not introduced themselves: there is no later
+                    session.send(self._refusal)
         for session in sessions:
             session.close()
         for thread in threads:
@@ -137,30 +141,30 @@ class EngineHouse:
                 session.send(record)
 
     def _accept(self) -> None:
+        """Until the house is being closed; whoever has come by then is let in."""
         self._listener.setblocking(False)
-        while self._comes_a_front_end():
-            try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                continue  # it left again
-            connection.setblocking(True)
-            session = Session(connection, self)
-            thread = threading.Thread(target=self._serve, args=(session,), name="front end", daemon=True)
-            with self._lock:
-                if self._is_closing:
-                    session.close()
-                    return
-                self._sessions[session] = False
-                self._threads.add(thread)
-            thread.start()
+        is_open = True
+        while is_open:
+            is_open = self._wait_for_front_ends()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._let_in(self._listener.accept()[0])
 
-    def _comes_a_front_end(self) -> bool:
-        """Wait for one; False when the house is being closed."""
+    def _wait_for_front_ends(self) -> bool:
+        """False when the house is being closed."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
-            ready = [key.fileobj for key, _ in selector.select()]
-        return self._woken not in ready
+            return self._woken not in [key.fileobj for key, _ in selector.select()]
+
+    def _let_in(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        session = Session(connection, self)
+        thread = threading.Thread(target=self._serve, args=(session,), name="front end", daemon=True)
+        with self._lock:
+            self._sessions[session] = False
+            self._threads.add(thread)
+        thread.start()
 
     def _serve(self, session: Session) -> None:
         session.serve()

@@ -11,13 +11,19 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from light_tts.cli import run_command
 from light_tts.cpu_affinity import bind
 from light_tts.errors import LightTTSError
 from light_tts.frontdoor.engine_house import EngineHouse
-from light_tts.frontdoor.start_sheet import StartSheet, from_values, read_sheet, when_starter_has_gone
+from light_tts.frontdoor.shared_engine import remove_meeting_place
+from light_tts.frontdoor.start_sheet import (
+    StartSheet,
+    from_values,
+    read_sheet,
+    when_starter_has_gone,
+    when_told_to_end,
+)
 from light_tts.logs import configure_logging
 from light_tts.server.app import new_metrics
 from light_tts.server.engine_loading import EngineLoading, Load, load_engine
@@ -42,12 +48,14 @@ def main(load: Load = load_engine) -> int:
 
 def _run(sheet: StartSheet, settings: Settings, load: Load) -> int:
     ends: queue.SimpleQueue[str] = queue.SimpleQueue()
-    signal.signal(signal.SIGTERM, lambda *_: ends.put("it was told to"))
+    when_told_to_end(lambda: ends.put("it was told to"))
     house = EngineHouse(socket.socket(fileno=sheet.listener_fd), new_metrics())
     if sheet.master_pid is None:
         when_starter_has_gone(lambda: ends.put("the server has gone"))
     else:
-        house.on_deserted = _Desertion(house, sheet.master_pid, lambda reason: ends.put(reason)).begin
+        desertion = _Desertion(house, sheet.master_pid, ends.put)
+        house.on_deserted = desertion.begin
+        desertion.begin()  # the worker that started all this may be gone already
     house.start()
 
     def refuse(error: LightTTSError) -> None:
@@ -62,7 +70,7 @@ def _run(sheet: StartSheet, settings: Settings, load: Load) -> int:
     finally:
         house.close()
         if sheet.master_pid is not None:
-            _remove_rendezvous(sheet)
+            remove_meeting_place(sheet.engine_path)
     return 0
 
 
@@ -96,14 +104,6 @@ def _open_process(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
         return None
-
-
-def _remove_rendezvous(sheet: StartSheet) -> None:
-    """The directory where workers find each other; while the lock in it is held, so nobody is in the middle of it."""
-    directory = Path(sheet.engine_path).parent
-    for path in directory.iterdir():
-        path.unlink(missing_ok=True)
-    directory.rmdir()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from light_tts.cpu_affinity import describe, divide
 from light_tts.frontdoor.start_sheet import StartSheet, to_values
+from light_tts.frontdoor.unix_socket import listen_at
 from light_tts.server.health_monitor import HealthMonitor
 from light_tts.server.listening import listen_for
 from light_tts.settings import Settings
@@ -92,9 +93,7 @@ class _Processes:
         self._settings = settings
         self._values = to_values(settings)
         self._engine_path = str(directory / "engine")
-        engine_listener = socket.socket(socket.AF_UNIX)
-        engine_listener.bind(self._engine_path)
-        engine_listener.listen(len(listeners) + 1)
+        engine_listener = listen_at(self._engine_path)
         engine_cpus = front_cpus = None
         if cpus is not None:
             engine_cpus, front_cpus = divide(cpus, len(listeners))

@@ -66,6 +66,20 @@ def when_starter_has_gone(call: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="starter", daemon=True).start()
 
 
+def when_told_to_end(call: Callable[[], None]) -> None:
+    """Call back, on a thread, when SIGTERM comes. Before other threads are started.
+
+    A handler would not do: it may come just before the main thread begins to wait, and be run only afterwards.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        call()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
 def to_values(settings: Settings) -> dict[str, object]:
     """Setting name -> value that JSON can hold."""
     values: dict[str, object] = {}
