@@ -26,7 +26,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from light_tts.bench.machine import describe_machine
+from light_tts.llm.cuda_graph import GraphRecorder
 from light_tts.llm.engine import SpeechTokenEngine
+from light_tts.llm.padded_step import PaddedStep, triton_kernels
 from light_tts.llm.pending import PendingDraws
 from light_tts.llm.step_inputs import StepShape
 from light_tts.models.family import family_named
@@ -131,9 +133,26 @@ class Bench:
         padded = self.engine._runner._padded
         if padded is not None:
             _sync()
-            result["gpu_ms"] = _replay_ms(padded._replays[StepShape.decoding(batch)])
+            # The inputs are those of the last step: the contexts are real ones.
+            result["gpu_ms"] = replay_ms(padded._replays[StepShape.decoding(batch)])
+            result |= self._versions_ms(padded, batch)
         self.clear()
         return {key: round(value, 3) for key, value in result.items()}
+
+    def _versions_ms(self, padded: Any, batch: int) -> dict[str, float]:
+        """The same step by each version of the kernels."""
+        runner, result = self.engine._runner, {}
+        views = padded._inputs.views(StepShape.decoding(batch))
+        for kernels in triton_kernels(self.lm, runner._sampler, overlaps=torch.cuda.get_device_capability() >= (9, 0)):
+            step = PaddedStep(self.lm, runner.cache, kernels)
+            with runner._on_stream():
+                try:
+                    graph = GraphRecorder([step, step])._record(step, views)
+                except Exception as error:
+                    print(f"{kernels.name}: {type(error).__name__}: {error}", file=sys.stderr)
+                    continue
+                result[f"{kernels.name}_ms"] = replay_ms(graph.replay)
+        return result
 
     def prefill(self, batch: int, num_rows: int, decoding: int = 0, repeats: int = 7) -> float:
         """Milliseconds of the step that computes `batch` new prompts beside `decoding` sequences; the median."""
@@ -180,7 +199,7 @@ class Bench:
         }
 
 
-def _replay_ms(replay: Any, repeats: int = 30) -> float:
+def replay_ms(replay: Any, repeats: int = 30) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     for _ in range(3):
         replay()
@@ -202,6 +221,7 @@ def main() -> None:
     parser.add_argument("--family", default="cosyvoice2")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--overlap", action="store_true", help="with overlap_kernels")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--no-profile", action="store_true")
     parser.add_argument("--output", type=Path)
@@ -210,8 +230,9 @@ def main() -> None:
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine()}
     with torch.inference_mode():
         lm = random_lm(arguments.family, DTYPES[arguments.dtype], device)
-        bench = Bench(lm, disable_cudagraph=arguments.eager)
+        bench = Bench(lm, disable_cudagraph=arguments.eager, overlap_kernels=arguments.overlap)
         report["record_s"] = round(bench.record_s, 2)
+        print(f"recorded in {bench.record_s:.1f} s", flush=True)
         report["decode"] = {batch: bench.decode(batch) for batch in arguments.batches}
         print(json.dumps(report["decode"], indent=1), flush=True)
         report["prefill_ms"] = {

@@ -36,6 +36,7 @@ def _attend_kernel(
     out: tl.tensor,
     partial_sums: tl.tensor,
     partial_scales: tl.tensor,
+    counters: tl.tensor,
     scale_log2: tl.tensor,
     query_stride: tl.tensor,
     key_value_stride: tl.tensor,
@@ -47,10 +48,14 @@ def _attend_kernel(
     SPLITS: tl.constexpr,
     TILE: tl.constexpr,
     SCALE_BYTES: tl.constexpr,
+    JOINS: tl.constexpr,
+    PDL: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     split = tl.program_id(2)
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     past = tl.load(past_of + row)
     width = tl.load(table_width)
     slot_width: tl.constexpr = 2 * KV_HEADS * (HEAD_DIM + SCALE_BYTES)
@@ -59,6 +64,8 @@ def _attend_kernel(
     dims = tl.arange(0, HEAD_DIM)
     is_member = members[:, None] < GROUP
     places = (head * GROUP + members)[:, None] * HEAD_DIM + dims[None, :]
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     # Each number of a rotary pair needs its neighbour, with a sign.
     turn = rotation + row * HEAD_DIM + dims // 2 * 2
     cosine = tl.load(turn)
@@ -112,8 +119,8 @@ def _attend_kernel(
         sums = sums * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         top = new_top
 
+    target = out + row * (KV_HEADS * GROUP * HEAD_DIM) + places
     if SPLITS == 1:
-        target = out + row * (KV_HEADS * GROUP * HEAD_DIM) + places
         tl.store(target, (sums / total[:, None]).to(out.dtype.element_ty), mask=is_member)
     else:
         part = (row * KV_HEADS + head) * SPLITS + split
@@ -121,6 +128,49 @@ def _attend_kernel(
         tl.store(partial_sums + ranks[:, None] * HEAD_DIM + dims[None, :], sums, mask=is_member)
         tl.store(partial_scales + ranks * 2, top, mask=members < GROUP)
         tl.store(partial_scales + ranks * 2 + 1, total, mask=members < GROUP)
+        if JOINS:
+            # All threads have stored before one of them says so.
+            tl.debug_barrier()
+            num_before = tl.atomic_add(counters + row * KV_HEADS + head, 1, sem="acq_rel")
+            if num_before == SPLITS - 1:
+                _join(
+                    partial_sums, partial_scales, target, (row * KV_HEADS + head) * SPLITS,
+                    GROUP=GROUP, GROUP_ROWS=GROUP_ROWS, HEAD_DIM=HEAD_DIM, SPLITS=SPLITS,
+                )  # fmt: skip
+                tl.store(counters + row * KV_HEADS + head, 0)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _join(
+    partial_sums: tl.tensor,
+    partial_scales: tl.tensor,
+    target: tl.tensor,
+    first_part: tl.tensor,
+    GROUP: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+) -> None:
+    """All query heads of a key-value head, by the last program that found its part: in the order of the parts."""
+    members = tl.arange(0, GROUP_ROWS)
+    is_member = members < GROUP
+    places = members[:, None] * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
+    top = tl.full([GROUP_ROWS], float("-inf"), tl.float32)
+    for split in tl.static_range(0, SPLITS):
+        ranks = (first_part + split) * GROUP_ROWS + members
+        top = tl.maximum(top, tl.load(partial_scales + ranks * 2, mask=is_member, other=0.0, cache_modifier=".cg"))
+    total = tl.zeros([GROUP_ROWS], tl.float32)
+    sums = tl.zeros([GROUP_ROWS, HEAD_DIM], tl.float32)
+    for split in tl.static_range(0, SPLITS):
+        ranks = (first_part + split) * GROUP_ROWS + members
+        own_top = tl.load(partial_scales + ranks * 2, mask=is_member, other=0.0, cache_modifier=".cg")
+        own_total = tl.load(partial_scales + ranks * 2 + 1, mask=is_member, other=1.0, cache_modifier=".cg")
+        part = partial_sums + (first_part + split) * GROUP_ROWS * HEAD_DIM + places
+        own_sums = tl.load(part, mask=is_member[:, None], other=0.0, cache_modifier=".cg")
+        weight = tl.exp2(own_top - top)
+        total += own_total * weight
+        sums += own_sums * weight[:, None]
+    tl.store(target, (sums / total[:, None]).to(target.dtype.element_ty), mask=is_member[:, None])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -152,31 +202,44 @@ def num_splits(num_rows: int, num_kv_heads: int) -> int:
     return min(_MOST_SPLITS, 1 << (wanted.bit_length() - 1))
 
 
-def decode_attention(
-    query: Tensor, key_value: Tensor, rotation: Tensor, cache: Tensor, pages: DecodePages, block_tokens: int
-) -> Tensor:
+class DecodeAttention:
     """See `decode_attention_plain`; reads nothing on the host, and nothing that a row does not see.
 
     Heads of `query` and of `key_value` must lie side by side within a row; head_dim must be a power of 2, 16 or more.
+
+    counters:  int32 zeros, one for each row and key-value head: the last program of a row joins what all have found,
+               where a kernel of its own would else; they are zero again afterwards.
+    pdl:       the kernel may be launched before the one before it has ended (see `small_linear_triton.py`).
     """
-    num_rows, num_heads, head_dim = query.shape
-    kv_heads = key_value.shape[1] // 2
-    group = num_heads // kv_heads
-    group_rows = max(_LEAST_DOT_ROWS, triton.next_power_of_2(group))
-    splits = num_splits(num_rows, kv_heads)
-    tile_tokens = _FEW_TILE_TOKENS if num_rows * kv_heads <= _FEW_PROGRAMS else _TILE_TOKENS
-    out = torch.empty(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)
-    parts = (num_rows * kv_heads * splits * group_rows) if splits > 1 else 1
-    sums = torch.empty(parts, head_dim, dtype=torch.float32, device=query.device)
-    scales = torch.empty(parts, 2, dtype=torch.float32, device=query.device)
-    _attend_kernel[(num_rows, kv_heads, splits)](
-        query, key_value, rotation, cache, pages.past, pages.slots, pages.table, pages.table_width, out, sums, scales,
-        head_dim**-0.5 * 1.4426950408889634, query.stride(0), key_value.stride(0),
-        BLOCK_TOKENS=block_tokens, KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim,
-        SPLITS=splits, TILE=tile_tokens, SCALE_BYTES=SCALE_BYTES if cache.dtype == torch.int8 else 0, num_warps=4,
-    )  # fmt: skip
-    if splits > 1:
-        _join_kernel[(num_rows * num_heads,)](
-            sums, scales, out, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim, SPLITS=splits, num_warps=2
-        )
-    return out
+
+    def __init__(self, counters: Tensor | None = None, *, pdl: bool = False) -> None:
+        self._counters, self._pdl = counters, pdl
+
+    def __call__(
+        self, query: Tensor, key_value: Tensor, rotation: Tensor, cache: Tensor, pages: DecodePages, block_tokens: int
+    ) -> Tensor:
+        """See `decode_attention_plain`."""
+        num_rows, num_heads, head_dim = query.shape
+        kv_heads = key_value.shape[1] // 2
+        group = num_heads // kv_heads
+        group_rows = max(_LEAST_DOT_ROWS, triton.next_power_of_2(group))
+        splits = num_splits(num_rows, kv_heads)
+        tile_tokens = _FEW_TILE_TOKENS if num_rows * kv_heads <= _FEW_PROGRAMS else _TILE_TOKENS
+        out = torch.empty(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)
+        parts = (num_rows * kv_heads * splits * group_rows) if splits > 1 else 1
+        sums = torch.empty(parts, head_dim, dtype=torch.float32, device=query.device)
+        scales = torch.empty(parts, 2, dtype=torch.float32, device=query.device)
+        joins = splits > 1 and self._counters is not None and num_rows * kv_heads <= len(self._counters)
+        _attend_kernel[(num_rows, kv_heads, splits)](
+            query, key_value, rotation, cache, pages.past, pages.slots, pages.table, pages.table_width, out, sums,
+            scales, self._counters if joins else scales, head_dim**-0.5 * 1.4426950408889634, query.stride(0),
+            key_value.stride(0),
+            BLOCK_TOKENS=block_tokens, KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim,
+            SPLITS=splits, TILE=tile_tokens, SCALE_BYTES=SCALE_BYTES if cache.dtype == torch.int8 else 0,
+            JOINS=joins, PDL=self._pdl, num_warps=4, **({"launch_pdl": True} if self._pdl else {}),
+        )  # fmt: skip
+        if splits > 1 and not joins:
+            _join_kernel[(num_rows * num_heads,)](
+                sums, scales, out, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim, SPLITS=splits, num_warps=2
+            )
+        return out

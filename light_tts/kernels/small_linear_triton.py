@@ -295,7 +295,9 @@ def rows_tiling(num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.d
     while may_split and num_tiles * splits < 128 and num_inputs >= 4 * splits * inputs:
         splits *= 2
     num_warps = 4 if num_rows > 16 else (2 if outputs == 16 else 4)
-    return Tiling(outputs, inputs, splits, num_warps, 4 if dtype != torch.float32 else 3)
+    # Shared memory must suffice on GPUs that have less of it than data-centre ones.
+    num_stages = 4 if dtype != torch.float32 and num_rows <= 32 else 3
+    return Tiling(outputs, inputs, splits, num_warps, num_stages)
 
 
 def _precision(dtype: torch.dtype) -> str:

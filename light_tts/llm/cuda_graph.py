@@ -41,7 +41,8 @@ class GraphRecorder:
     """
 
     def __init__(self, versions: list[PaddedStep], warm_up_iterations: int = 1) -> None:
-        self._versions, self._last_resort = versions[:-1], versions[-1]
+        self._most_rows = {version: version.kernels.most_rows for version in versions[:-1]}
+        self._last_resort = versions[-1]
         self._warm_up_iterations = warm_up_iterations
         self._pool = torch.cuda.graph_pool_handle()
         self.chosen: dict[str, list[int]] = {}  # rows of the recorded steps, by what computes them
@@ -50,18 +51,15 @@ class GraphRecorder:
         """See `padded_steps.Record`."""
         num_rows = len(views.rows.rows)
         recorded = []
-        for version in list(self._versions):
-            if num_rows <= version.kernels.most_rows:
+        for version, most_rows in self._most_rows.items():
+            if num_rows <= most_rows:
                 try:
                     recorded.append((version.kernels.name, self._record(version, views)))
                 # Whatever a compiler of kernels says on a machine that nobody has tried: there are other versions.
                 except Exception as error:
                     if is_device_lost(error):
                         raise
-                    logger.warning(
-                        "kernels %r cannot be used: %s: %s", version.kernels.name, type(error).__name__, error
-                    )
-                    self._versions.remove(version)
+                    self._give_up(version, num_rows, error)
         if not recorded:
             recorded = [(self._last_resort.kernels.name, self._record(self._last_resort, views))]
         name, graph = recorded[_fastest([graph for _, graph in recorded])]
@@ -69,6 +67,12 @@ class GraphRecorder:
         logger.debug("recorded a step of %d rows with %s kernels", num_rows, name)
         replay: Callable[[], None] = graph.replay
         return replay
+
+    def _give_up(self, version: PaddedStep, num_rows: int, error: Exception) -> None:
+        """Compute no step of so many rows with that version; smaller ones may need less of what was lacking."""
+        name = version.kernels.name
+        logger.warning("%s kernels fail for %d rows (%s: %s)", name, num_rows, type(error).__name__, error)
+        self._most_rows[version] = num_rows - 1
 
     def _record(self, step: PaddedStep, views: StepViews) -> torch.cuda.CUDAGraph:
         for _ in range(self._warm_up_iterations):

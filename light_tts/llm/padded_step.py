@@ -60,7 +60,7 @@ def plain_kernels(sampler: Sampler) -> StepKernels:
 
 
 def triton_kernels(lm: SpeechLM, sampler: Sampler, *, overlaps: bool = False) -> list[StepKernels]:
-    """Versions for a GPU, of which the fastest may be taken; the first may fail to compile where the last does not.
+    """Versions for a GPU, of which the fastest may be taken; the last is the least ambitious one.
 
     overlaps:  with one whose kernels are launched before the one before has ended, where the GPU can do that.
     Raises ImportError without Triton.
@@ -69,21 +69,25 @@ def triton_kernels(lm: SpeechLM, sampler: Sampler, *, overlaps: bool = False) ->
     from light_tts.kernels.draw_triton import draw
     from light_tts.kernels.embedding_triton import embed
     from light_tts.kernels.packed_attention_triton import packed_attention
-    from light_tts.kernels.paged_decode_triton import decode_attention
+    from light_tts.kernels.paged_decode_triton import DecodeAttention
     from light_tts.kernels.small_linear_triton import SmallLinear, SplitWorkspace
 
     def fast_draw(logits: Tensor, rows: DrawRows) -> None:
         draw(logits, rows, least_repeats=sampler.least_repeats, invalid=INVALID_TOKEN)
 
+    workspace = SplitWorkspace(lm.device)
     separate = SeparateProducts(rms_norm, silu_mul)
-    basis = StepKernels("separate", embed, separate, decode_attention, packed_attention, fast_draw)
-    versions = [basis, basis._replace(name="separate, plain sampling", draw=plain_draw(sampler))]
+    attention = DecodeAttention(workspace.counters)
+    basis = StepKernels("separate", embed, separate, attention, packed_attention, fast_draw)
+    versions = [basis, basis._replace(name="cautious", decode_attention=DecodeAttention(), draw=plain_draw(sampler))]
     if can_fuse(lm.dtype):
-        workspace = SplitWorkspace(lm.device)
-        kinds = {"fused": False} | ({"fused and overlapping": True} if overlaps and _can_overlap(lm.device) else {})
-        for name, pdl in kinds.items():
-            products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace, pdl=pdl))
-            versions.insert(0, basis._replace(name=name, products=products, most_rows=MOST_FUSED_ROWS))
+        products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace))
+        versions.insert(0, basis._replace(name="fused", products=products, most_rows=MOST_FUSED_ROWS))
+    if can_fuse(lm.dtype) and overlaps and _can_overlap(lm.device):
+        products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace, pdl=True))
+        attention = DecodeAttention(workspace.counters, pdl=True)
+        overlapping = versions[0]._replace(name="overlapping", products=products, decode_attention=attention)
+        versions.insert(0, overlapping)
     return versions
 
 

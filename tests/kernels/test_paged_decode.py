@@ -119,7 +119,7 @@ def test_the_plain_version_is_attention(lengths, kv_dtype):
     ids=["float32", "tiny", "odd", "bfloat16", "int8", "int8 odd", "int8 bfloat16"],
 )
 def test_the_kernel_agrees_with_the_plain_version(device, lengths, dtype, tolerance, sizes):
-    from light_tts.kernels.paged_decode_triton import decode_attention
+    from light_tts.kernels.paged_decode_triton import DecodeAttention
 
     if device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
@@ -127,7 +127,7 @@ def test_the_kernel_agrees_with_the_plain_version(device, lengths, dtype, tolera
         pytest.skip("many rows take long in the interpreter")
     # What a row does not see may be anything for the kernel, even what is no number.
     case = Case(lengths, dtype=dtype, device=device, unseen=float("nan"), **sizes)
-    out, cache = case.run(decode_attention)
+    out, cache = case.run(DecodeAttention())
     assert largest_error(out.cpu(), case.by_hand().cpu()) < tolerance
     finite = Case(lengths, dtype=dtype, device=device, **sizes)
     assert largest_error(out.cpu(), finite.run(decode_attention_plain)[0].double().cpu()) < tolerance
@@ -135,6 +135,25 @@ def test_the_kernel_agrees_with_the_plain_version(device, lengths, dtype, tolera
     untouched = torch.ones(len(cache), dtype=torch.bool, device=device)
     untouched[case.pages.slots] = False
     assert torch.equal(cache[untouched].nan_to_num(7.0), case.cache[untouched].nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.int8], ids=str)
+def test_the_last_program_of_a_row_joins_what_a_kernel_would_join(device, lengths, kv_dtype):
+    """Twice, since the counters must be zero again."""
+    from light_tts.kernels.paged_decode_triton import DecodeAttention
+
+    if device == "cpu" and len(lengths) > 9:
+        pytest.skip("many rows take long in the interpreter")
+    counters = torch.zeros(2 * len(lengths), dtype=torch.int32, device=device)
+    case = Case(lengths, dtype=torch.float32, device=device, unseen=float("nan"), kv_dtype=kv_dtype)
+    expected, expected_cache = case.run(DecodeAttention())
+    attend = DecodeAttention(counters)
+    for _ in range(2):
+        out, cache = case.run(attend)
+        assert torch.allclose(out, expected, atol=1e-6)
+        assert torch.equal(cache.nan_to_num(7.0), expected_cache.nan_to_num(7.0))
+        assert not counters.any()
 
 
 def test_int8_slots_lose_less_than_half_a_code_and_keep_zeros():

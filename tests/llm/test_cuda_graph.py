@@ -296,3 +296,19 @@ def test_recording_and_replaying_beside_a_busy_thread(on_gpu):
         stop.set()
         thread.join()
     assert failures == []
+
+
+@pytest.mark.gpu
+def test_kernels_that_fail_are_left_out_and_named(on_gpu, monkeypatch, caplog):
+    """The fused products do not compile, say: steps are recorded with what is left, and draw the same."""
+    from light_tts.kernels.small_linear_triton import SmallLinear
+
+    def broken(*_, **__):
+        raise RuntimeError("out of shared memory")
+
+    expected = crowd(on_gpu, make_engine(on_gpu))
+    monkeypatch.setattr(SmallLinear, "norm_linear", broken)
+    engine = recorded(on_gpu)
+    assert "fused kernels fail" in caplog.text
+    assert "out of shared memory" in caplog.text
+    assert crowd(on_gpu, engine) == expected
