@@ -71,6 +71,7 @@ class PhraseBook:
             wanted
             and self._cache.limit_bytes > 0
             and request.seed is None
+            and not request.is_probe  # it asks the models
             and (request.voice is None or isinstance(request.voice, str | RegisteredVoice))
             and len(request.text) <= settings.short_template_max_chars
         )

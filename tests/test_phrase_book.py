@@ -218,6 +218,7 @@ def test_which_requests_may_be_answered_from_the_cache(desk):
         {"phrase_cache": None},
         {"phrase_cache": False},
         {"voice": ReferenceAudio(b"")},
+        {"is_probe": True},
     ):
         assert not book.takes(replace(plain, **change)), change
     everywhere = desk(short_cache_all=True).book
