@@ -1,4 +1,4 @@
-"""`light-tts doctor`: what is installed here, and what is missing."""
+"""`light-tts doctor`: what is installed here, and what is missing; how the memory of a GPU would be shared out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from pathlib import Path
 
 from light_tts import __version__
 from light_tts.commands.arguments import add_setting_flags, add_source_flags, settings_from
-from light_tts.errors import LightTTSError
+from light_tts.errors import ConfigError, LightTTSError
 
+PLANNED_SETTINGS = (
+    "gpu_memory_utilization", "max_total_tokens", "max_request_tokens", "max_running", "prefill_budget_tokens",
+    "kv_cache_dtype", "quant_type", "custom_cfg_path", "disable_cudagraph", "flow_graphs", "flow_steps",
+    "prompt_cache_mb", "stream_cache_mb", "llm_dtype", "flow_dtype", "vocoder_dtype",
+)  # fmt: skip
 # Package to install -> module to import, and what does not work without it.
 _NEEDED = {
     "torch": ("torch", "everything"),
@@ -38,14 +43,32 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="say what is installed here, and what is missing",
         description="Say what is installed here, and what is missing. Exit status 1 when something is.",
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="only say what GPUs of several sizes would be used for; needs no GPU"
+    )
+    parser.add_argument(
+        "--family", metavar="NAME", help="with --plan: the published model of this family instead of a model directory"
+    )
+    parser.add_argument(
+        "--gpu-memory-gb", metavar="GB", nargs="+", type=_positive, help="with --plan: GPUs; default: 8 12 16 24"
+    )
     add_source_flags(parser)
     add_setting_flags(parser, ("model_dir", "device", "voices_dir"), title="what to look at")
+    add_setting_flags(parser, PLANNED_SETTINGS, title="what a plan depends on")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings, one a line."""
     settings = settings_from(arguments).settings
+    if arguments.plan:
+        from light_tts.commands.memory_table import GPU_SIZES_GB, memory_table
+
+        print(memory_table(settings, arguments.family, arguments.gpu_memory_gb or GPU_SIZES_GB))
+        return 0
+    for flag in ("family", "gpu_memory_gb"):
+        if getattr(arguments, flag) is not None:
+            raise ConfigError(f"--{flag.replace('_', '-')} says what to plan for; give --plan as well")
     print(f"light-tts   {__version__}")
     print(f"python      {platform.python_version()} on {platform.platform(terse=True)}")
     missing = list(_missing_packages())
@@ -58,6 +81,16 @@ def run(arguments: argparse.Namespace) -> int:
     _look_at_speakers()
     print("all well" if not missing and not broken else "something is missing")
     return 1 if missing or broken else 0
+
+
+def _positive(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1024:
+        raise argparse.ArgumentTypeError(f"{word!r} is no size of a GPU; use GB such as 24")
+    return number
 
 
 def _missing_packages() -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ _PROMPT_TOKENS = 75  # 3 s, on the chunk grid
 _TEXT_TABLE, _TEXT_HEAD = "llm.model.model.embed_tokens.weight", "llm.model.lm_head.weight"
 _PITCH_BIAS = "f0_predictor.classifier.bias"
 _PITCH_HZ = 120.0
-_BACKBONE = {
+PUBLISHED_BACKBONE = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
     "hidden_size": 896,
@@ -136,7 +136,7 @@ def _write_small_files(directory: Path, family: ModelFamily, seed: int) -> None:
     for name in TOKENIZER_FILES:
         if name != "config.json":
             shutil.copyfile(builtin_model_dir() / TOKENIZER_DIRNAME / name, tokenizer_dir / name)
-    (tokenizer_dir / "config.json").write_text(json.dumps(_BACKBONE, indent=2) + "\n", encoding="utf-8")
+    (tokenizer_dir / "config.json").write_text(json.dumps(PUBLISHED_BACKBONE, indent=2) + "\n", encoding="utf-8")
     (directory / "README.md").write_text(_README.format(name=family.published_name, seed=seed), encoding="utf-8")
 
 
