@@ -282,3 +282,12 @@ def test_another_version_is_refused(pair, monkeypatch):
     pair.open_front_end(is_welcome=False)
     wait_until(lambda: pair.reasons)
     assert "version 0.0.0" in str(pair.reasons[0])
+
+
+def test_what_was_found_in_the_cache_is_known_with_the_first_audio(pair):
+    """The header that says so goes out before it."""
+    pair.engine.phrase_cached = True
+    with pair.open_front_end().submit(SynthesisRequest("hello", phrase_cache=True)) as stream:
+        next(iter(stream))
+        assert stream.stats.is_phrase_cached is True
+    assert pair.engine.requests[0].phrase_cache is True
