@@ -59,7 +59,7 @@ def _rotated(
     return tl.reshape(turned, [x.shape[0], DIMS]).to(x.dtype)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_steps", "num_sequences", "saves_width"])  # type: ignore[untyped-decorator]
 def _attention_kernel(
     qkv: tl.tensor,
     kept: tl.tensor,
@@ -74,8 +74,8 @@ def _attention_kernel(
     num_steps: tl.tensor,
     num_sequences: tl.tensor,
     page_stride: tl.tensor,
+    saves_width: tl.tensor,
     PAST_WIDTH: tl.constexpr,
-    SAVES_WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE_STEPS: tl.constexpr,
@@ -144,7 +144,7 @@ def _attention_kernel(
     tl.store(places_out, result.to(out.dtype.element_ty), mask=is_step[:, None])
 
     # Every tile keeps its own steps.
-    save = tl.load(saves + sequence * SAVES_WIDTH + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
+    save = tl.load(saves + sequence * saves_width + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
     is_kept = (save >= 0)[:, None]
     target = save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
     target_places = kept + target[:, None] + dims[None, :]
@@ -197,8 +197,8 @@ def paged_chunk_attention(
         steps,
         sequences,
         kept.stride(0),
+        pages.saves.shape[1],
         PAST_WIDTH=pages.past.shape[1],
-        SAVES_WIDTH=pages.saves.shape[1],
         HEADS=heads,
         HEAD_DIM=head_dim,
         PAGE_STEPS=kept.shape[2],

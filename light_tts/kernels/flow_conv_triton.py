@@ -14,7 +14,7 @@ from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
 from light_tts.kernels.triton_math import begin, has_large_shared_memory, launch_options, mish, precision_of
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows", "num_steps", "num_sequences", "saves_width"])  # type: ignore[untyped-decorator]
 def _conv_kernel(
     x: tl.tensor,
     matrix: tl.tensor,
@@ -34,6 +34,8 @@ def _conv_kernel(
     num_steps: tl.tensor,
     num_sequences: tl.tensor,
     page_stride: tl.tensor,
+    place: tl.tensor,
+    saves_width: tl.tensor,
     eps: tl.tensor,
     TAPS: tl.constexpr,
     GROUPS: tl.constexpr,
@@ -45,9 +47,7 @@ def _conv_kernel(
     SHORTCUT_IN: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     VALUES: tl.constexpr,
-    PLACE: tl.constexpr,
     PAGE_STEPS: tl.constexpr,
-    SAVES_WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
@@ -71,7 +71,7 @@ def _conv_kernel(
     channels = tl.arange(0, DEPTH)
 
     last = tl.load(last_of + sequence, mask=is_row, other=-1).to(tl.int64)
-    kept_row = last * page_stride + guidance_row * VALUES + PLACE
+    kept_row = last * page_stride + guidance_row * VALUES + place
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     for block in range(0, TAPS * blocks):
         tap = block // blocks
@@ -107,9 +107,9 @@ def _conv_kernel(
     if SHORTCUT_IN > 0:
         for start in range(0, SHORTCUT_IN, DEPTH):
             inputs = start + channels
-            place = rows.to(tl.int64)[:, None] * SHORTCUT_IN + inputs[None, :]
+            offsets = rows.to(tl.int64)[:, None] * SHORTCUT_IN + inputs[None, :]
             is_input = inputs < SHORTCUT_IN
-            tile = tl.load(shortcut + place, mask=is_row[:, None] & is_input[None, :], other=0.0)
+            tile = tl.load(shortcut + offsets, mask=is_row[:, None] & is_input[None, :], other=0.0)
             weights = tl.load(
                 shortcut_matrix + outputs[None, :] * SHORTCUT_IN + inputs[:, None],
                 mask=is_column[None, :] & is_input[:, None],
@@ -126,8 +126,8 @@ def _conv_kernel(
 
     # The last inputs of every chunk that has a page.
     in_chunk = step % PAGE_STEPS - (PAGE_STEPS - left)
-    save = tl.load(saves + sequence * SAVES_WIDTH + step // PAGE_STEPS, mask=is_row & (in_chunk >= 0), other=-1)
-    target = save.to(tl.int64) * page_stride + guidance_row * VALUES + PLACE + in_chunk * width + group * IN
+    save = tl.load(saves + sequence * saves_width + step // PAGE_STEPS, mask=is_row & (in_chunk >= 0), other=-1)
+    target = save.to(tl.int64) * page_stride + guidance_row * VALUES + place + in_chunk * width + group * IN
     for start in range(0, IN, DEPTH):
         inputs = start + channels
         is_kept = (save >= 0)[:, None] & (inputs < IN)[None, :]
@@ -181,6 +181,8 @@ def paged_conv(
         steps,
         tails.last.shape[0],
         tails.kept.stride(0),
+        tails.place,
+        tails.saves.shape[1],
         eps,
         TAPS=weights.taps,
         GROUPS=weights.groups,
@@ -192,9 +194,7 @@ def paged_conv(
         SHORTCUT_IN=shortcut_inputs,
         HAS_RESIDUAL=extras.residual is not None,
         VALUES=tails.kept.shape[2],
-        PLACE=tails.place,
         PAGE_STEPS=tails.page_steps,
-        SAVES_WIDTH=tails.saves.shape[1],
         ROWS=tile_rows,
         COLUMNS=max(16, triton.next_power_of_2(outputs)),
         DEPTH=depth,

@@ -27,7 +27,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _norm_linear_kernel(
     x: tl.tensor,
     norm_weight: tl.tensor,
@@ -81,7 +81,7 @@ def _norm_linear_kernel(
         columns += COLUMNS
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _linear_residual_kernel(
     x: tl.tensor,
     matrix: tl.tensor,

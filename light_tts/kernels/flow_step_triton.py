@@ -11,7 +11,7 @@ from light_tts.kernels.triton_math import begin, launch_options
 _BLOCK = 512
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_values", "values_per_sequence"])  # type: ignore[untyped-decorator]
 def _euler_kernel(
     x: tl.tensor,
     velocity: tl.tensor,
