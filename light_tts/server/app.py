@@ -24,6 +24,7 @@ from light_tts.server import (
     openai_voices,
     short_api,
     voices_api,
+    web_page,
 )
 from light_tts.server.auth import ApiKeys
 from light_tts.server.errors import MethodNotAllowed, NotFound, error_response
@@ -50,6 +51,7 @@ SURFACES = (
     openai_api,
     openai_models,
     openai_voices,
+    web_page,
 )
 SYNTHESIS_ROUTES = (
     "/inference_zero_shot",

@@ -12,7 +12,7 @@ from light_tts.errors import LightTTSError
 from light_tts.server.errors import Forbidden, InvalidKey
 from light_tts.server.refusal import refuse
 
-OPEN_PATHS = frozenset({"/health", "/healthz", "/liveness", "/readiness", "/metrics", "/v1"})
+OPEN_PATHS = frozenset({"/", "/health", "/healthz", "/liveness", "/readiness", "/metrics", "/v1"})
 LIST_PATHS = ("/v1/models", "/v1/audio/models", "/v1/audio/voices", "/query_tts_model", "/voices")
 VOICE_PATHS = ("/v1/audio/voices", "/voices")
 _READING = ("GET", "HEAD")
@@ -21,8 +21,8 @@ _READING = ("GET", "HEAD")
 class ApiKeys:
     """Lets a request pass when it carries one of the keys, as `Authorization: Bearer` or `xi-api-key`.
 
-    Health, metrics and the bare base URL are always open; lists are open to GET when `open_lists` (pickers of some
-    clients ask for them without a key). Where there are admin keys, voices are added and removed with them only; they
+    Health, metrics, the test page and the bare base URL are always open; lists are open to GET when `open_lists` (pickers
+    of some clients ask for them without a key). Where there are admin keys, voices are added and removed with them only; they
     open everything else too. The key becomes the caller of the request's record.
     """
 
