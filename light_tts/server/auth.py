@@ -22,8 +22,8 @@ class ApiKeys:
     """Lets a request pass when it carries one of the keys, as `Authorization: Bearer` or `xi-api-key`.
 
     Health, metrics, the test page and the bare base URL are always open; lists are open to GET when `open_lists`:
-    pickers of some clients ask for them without a key. Where there are admin keys, voices are added and removed with them only;
-    they open everything else too. The key becomes the caller of the request's record.
+    pickers of some clients ask for them without a key. Where there are admin keys, voices are added and removed with
+    them only; they open everything else too. The key becomes the caller of the request's record.
     """
 
     def __init__(
