@@ -386,4 +386,4 @@ def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
 def _start_run(
     llm: SpeechTokenEngine, prompt: LLMPrompt, request: SynthesisRequest, seed: int, sink: TokenSink, index: int
 ) -> SpeechSource:
-    return llm.submit(prompt, sink, seed=seed, run_index=index, sampling=request.sampling)
+    return llm.submit(prompt, sink, seed=seed, run_index=index, sampling=request.sampling, is_live=request.stream)

@@ -91,6 +91,12 @@ class LLMSettings:
     graph_warmup_iterations: int = setting(
         1, "times that a step runs before it is recorded as a CUDA graph", ge=1, le=1000
     )
+    max_lead_s: float = setting(
+        0.0,
+        "seconds of speech that a stream may be ahead of its listener; it then rests while there are others, which "
+        "leaves more of a small GPU to the flow; 0: no limit",
+        ge=0,
+    )
     overlap_kernels: bool = setting(
         False, "on Hopper and newer GPUs, launch a kernel of a decoding step before the one before it has ended"
     )

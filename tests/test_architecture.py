@@ -22,8 +22,9 @@ LAYER_OF = {
 }  # fmt: skip
 PURE = (
     "frontend/split.py", "frontend/text_units.py", "acoustic/chunking.py", "acoustic/planner.py",
-    "llm/scheduler.py", "llm/joining.py", "llm/block_manager.py", "llm/sequence.py", "llm/bistream.py",
-    "types.py", "errors.py", "settings.py", "models/speech_ids.py", "models/family.py", "models/model_config.py",
+    "llm/scheduler.py", "llm/joining.py", "llm/lead_limit.py", "llm/block_manager.py", "llm/sequence.py",
+    "llm/bistream.py", "types.py", "errors.py", "settings.py", "models/speech_ids.py", "models/family.py",
+    "models/model_config.py",
     "models/yaml_config.py", "models/yaml_references.py",
 )  # fmt: skip
 HEAVY = {"torch", "torchaudio", "transformers", "onnxruntime", "numpy", "scipy"}

@@ -41,6 +41,7 @@ class LLMStats:
     """A snapshot of a backend's load.
 
     running, waiting, parked:         sequences in the batch, queued for it, and waiting for text.
+    resting:                          far ahead of their listeners.
     kv_blocks_used, kv_blocks_total:  pages held by sequences, and all.
     kv_blocks_kept:                   free pages that hold a beginning for reuse.
     steps, speech_tokens:             counted since the start.
@@ -50,6 +51,7 @@ class LLMStats:
     running: int = 0
     waiting: int = 0
     parked: int = 0
+    resting: int = 0
     kv_blocks_used: int = 0
     kv_blocks_total: int = 0
     kv_blocks_kept: int = 0
@@ -94,11 +96,13 @@ class SpeechTokenBackend(Protocol):
         seed: int,
         run_index: int = 0,
         sampling: SamplingOptions = ...,
+        is_live: bool = ...,
     ) -> RunHandle:
         """Start a run whose text is known. The same arguments give the same tokens, whatever else is running.
 
         seed, run_index:  any integers; runs of one request share the seed and differ in the index.
         sampling:         changes to the checkpoint's own values.
+        is_live:          somebody hears the speech as it is made, so that the run may rest when it is far ahead.
 
         Raises InvalidRequest for ids or sampling values out of range, TextTooLong when prompt and shortest answer
         exceed the limit of one sequence, EngineFailure when the backend is closed or broken. The sink is untouched.

@@ -27,6 +27,7 @@ from light_tts.llm.handles import RunInProgress, TextRunInProgress
 from light_tts.llm.isolation import IsolatingRunner, StepInProgress
 from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import Layout, OneWayLayout
+from light_tts.llm.lead_limit import LeadLimit
 from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.pending import SampledToken
 from light_tts.llm.quantization import llm_memory
@@ -76,6 +77,7 @@ class SpeechTokenEngine:
         self._events = events
         self.on_death: Callable[[], None] = _nothing
         self.busy_since_s: float | None = None
+        self._lead_limit = LeadLimit(settings.max_lead_s)
         self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
         self._runner = ModelRunner(
             lm,
@@ -161,13 +163,14 @@ class SpeechTokenEngine:
         seed: int,
         run_index: int = 0,
         sampling: SamplingOptions = _CHECKPOINT_SAMPLING,
+        is_live: bool = False,
     ) -> RunHandle:
         """See `SpeechTokenBackend.submit`."""
         check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=False)
         fewest, most = limits_of(prompt, self._max_rows)
         values = self._sampling(sampling)
         layout = OneWayLayout(prompt, self._lm.ids, min_codes=fewest, max_codes=most)
-        run = self._take_in(layout, values, run_key(seed, run_index), sink)
+        run = self._take_in(layout, values, run_key(seed, run_index), sink, is_live=is_live)
         return RunInProgress(run, partial(self._command, partial(self._end, run, FinishReason.ABORT)))
 
     def open_text_run(
@@ -213,6 +216,7 @@ class SpeechTokenEngine:
         """One step by hand, for callers that run no thread. Returns True when something was computed."""
         self._obey()
         before, self._in_progress = self._in_progress, None
+        self._keep_to_the_lead()
         chunks = self._scheduler.schedule()
         launched = self._launch(chunks) if chunks else None
         if before is not None:
@@ -223,6 +227,19 @@ class SpeechTokenEngine:
             self._finish(launched)
         self._note_stats()
         return launched is not None or before is not None
+
+    def _keep_to_the_lead(self) -> None:
+        """Let runs rest that are far ahead of their listeners while there are others, and let them go on in time."""
+        if not self._lead_limit.max_lead_s:
+            return
+        scheduler, now_s = self._scheduler, time.monotonic()
+        is_alone = len(scheduler.running) + len(scheduler.waiting) + len(scheduler.resting) <= 1
+        for run in [] if is_alone else list(scheduler.running):
+            if self._lead_limit.is_exceeded(run, now_s):
+                scheduler.rest(run)
+        for run in list(scheduler.resting):
+            if is_alone or self._lead_limit.goes_on_at(run) <= now_s:
+                scheduler.go_on(run)
 
     def _launch(self, chunks: list[Chunk]) -> StepInProgress:
         step = self._isolation.launch(chunks)
@@ -260,6 +277,8 @@ class SpeechTokenEngine:
         if code is None:
             run.take_back(num_rows)
         else:
+            if run.first_code_s is None:
+                run.first_code_s = time.monotonic()
             self._num_codes += 1
             if run.silence.keeps(code) and not self._put(run, code):
                 self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
@@ -339,9 +358,11 @@ class SpeechTokenEngine:
 
     def _has_work(self) -> bool:
         """Sleep until there is a command or something to compute; False when closing."""
+        next_s = self._lead_limit.next_s(self._scheduler.resting)
         with self._wake:
             while self._is_idle and not self._commands and not self._is_closing:
-                self._wake.wait()
+                if not self._wake.wait(None if next_s is None else max(0.0, next_s - time.monotonic())):
+                    break  # a resting run goes on
             return not self._is_closing
 
     def _obey(self) -> None:
@@ -355,7 +376,9 @@ class SpeechTokenEngine:
 
     # what commands do, on the thread
 
-    def _take_in(self, layout: Layout, sampling: RowSampling, key: int, sink: TokenSink) -> Run:
+    def _take_in(
+        self, layout: Layout, sampling: RowSampling, key: int, sink: TokenSink, *, is_live: bool = False
+    ) -> Run:
         with self._wake:
             if self._error is not None:
                 raise StageLost(f"The language model has failed ({self._error}) and takes no requests.")
@@ -363,6 +386,7 @@ class SpeechTokenEngine:
                 raise EngineFailure("The language model has been closed.")
             run = Run(self._num_arrivals, layout, sampling, key, sink, SilenceFilter(self._lm.ids.silent_codes))
             run.runs_ahead = self._runner.runs_ahead(sampling)
+            run.is_live = is_live
             self._num_arrivals += 1
             self._live.add(run)
             self._commands.append(partial(self._add, run))
@@ -416,6 +440,7 @@ class SpeechTokenEngine:
         self._stats = LLMStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
+            resting=len(scheduler.resting),
             parked=len(scheduler.parked),
             kv_blocks_used=scheduler.blocks.num_used,
             kv_blocks_total=scheduler.blocks.num_total,

@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
 class Scheduler:
     """The engine's thread owns it.
 
-    max_running:  most sequences in the batch; parked ones do not count.
+    max_running:  most sequences in the batch; parked and resting ones do not count.
     budget_rows:  most rows of one step.
     joining:      when new sequences join.
     """
@@ -57,6 +57,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # by arrival
         self.running: list[Sequence] = []  # by arrival
         self.parked: list[Sequence] = []  # by arrival
+        self.resting: list[Sequence] = []  # by arrival
         self.num_preemptions = 0
         self.num_rows_reused = 0
         self._max_running = max_running
@@ -80,6 +81,20 @@ class Scheduler:
             self.parked.remove(sequence)
             self._queue(sequence)
 
+    def rest(self, sequence: Sequence) -> None:
+        """Let a running sequence whose text is complete sit steps out.
+
+        Its place goes to others, and its pages where they are needed.
+        """
+        self.running.remove(sequence)
+        sequence.state = SequenceState.RESTING
+        insort(self.resting, sequence, key=_arrival)
+
+    def go_on(self, sequence: Sequence) -> None:
+        """A resting sequence wants its place back."""
+        self.resting.remove(sequence)
+        self._queue(sequence)
+
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence and free its pages."""
         match sequence.state:
@@ -89,6 +104,8 @@ class Scheduler:
                 self.waiting.remove(sequence)
             case SequenceState.RUNNING:
                 self.running.remove(sequence)
+            case SequenceState.RESTING:
+                self.resting.remove(sequence)
             case SequenceState.PARKED:
                 self.parked.remove(sequence)
             case SequenceState.FINISHED:
@@ -209,8 +226,8 @@ class Scheduler:
         return False
 
     def _victims(self, sequence: Sequence, from_running: bool) -> list[Sequence]:
-        """Holders of pages that may lose them to `sequence`: parked ones first, then younger ones, youngest first."""
-        idle = [s for s in reversed(self.parked) if s.blocks]
+        """Holders of pages that may lose them to `sequence`: idle ones first, then younger ones, youngest first."""
+        idle = [s for s in (*reversed(self.parked), *reversed(self.resting)) if s.blocks]
         queued = [s for s in reversed(self.waiting) if s.blocks and s.arrival > sequence.arrival]
         if not from_running:
             return idle + queued

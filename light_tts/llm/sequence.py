@@ -17,6 +17,7 @@ class SequenceState(Enum):
     ARRIVED = auto()  # the scheduler has not seen it yet
     WAITING = auto()  # for a place in the batch; may hold pages
     RUNNING = auto()  # has a place in the batch and pages
+    RESTING = auto()  # has spoken far ahead of its listener; holds pages while they last
     PARKED = auto()  # nothing to compute until more text arrives; holds pages while they last
     FINISHED = auto()  # holds nothing
 
@@ -41,6 +42,8 @@ class Sequence:
     num_computed:  rows whose keys and values are in those pages.
     last_step:     step of the engine in which rows of it were computed last.
     busy_s:        its share of the time of the steps it took part in.
+    is_live:       somebody hears its speech as it is made.
+    first_code_s:  when its first code was handed over.
     runs_ahead:    a row may be computed for a code before the code is known.
     num_drawing:   samples of it that are on their way, 0 to 2: their steps have begun, and nobody has seen them.
     void_start:    place of a row computed for a code that then was none; -1: there is no such row on its way.
@@ -57,6 +60,8 @@ class Sequence:
     num_computed: int = 0
     last_step: int = -1
     busy_s: float = 0.0
+    is_live: bool = False
+    first_code_s: float | None = None
     runs_ahead: bool = False
     num_drawing: int = 0
     void_start: int = -1

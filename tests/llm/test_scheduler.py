@@ -104,7 +104,7 @@ class World:
             assert chunk.start == chunk.sequence.num_computed
             assert len(chunk.sequence.blocks) * BLOCK_TOKENS >= chunk.start + chunk.num_rows
         holders = {}
-        for sequence in [*scheduler.waiting, *scheduler.running, *scheduler.parked]:
+        for sequence in [*scheduler.waiting, *scheduler.running, *scheduler.parked, *scheduler.resting]:
             assert len(set(sequence.blocks)) == len(sequence.blocks)
             for index, block in enumerate(sequence.blocks):
                 holders.setdefault(block, []).append((sequence, index))
@@ -153,12 +153,19 @@ def test_every_run_ends_and_nothing_leaks(
             world.step()
             if open_texts and data.draw(st.booleans()):
                 feed_one(world, open_texts, data)
+        complete = [s for s in world.scheduler.running if isinstance(s.layout, OneWayLayout)]
+        if complete and data.draw(st.integers(0, 5)) == 0:
+            world.scheduler.rest(data.draw(st.sampled_from(complete)))
+        if world.scheduler.resting and data.draw(st.booleans()):
+            world.scheduler.go_on(data.draw(st.sampled_from(world.scheduler.resting)))
         if world.scheduler.running and data.draw(st.integers(0, 5)) == 0:
             aborted = data.draw(st.sampled_from(world.scheduler.running))
             world.scheduler.remove(aborted)
             world.done.append(aborted)
     while open_texts:
         feed_one(world, open_texts, data)
+    for sequence in list(world.scheduler.resting):
+        world.scheduler.go_on(sequence)
     for _ in range(5000):
         if not world.step():
             break
