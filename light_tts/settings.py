@@ -247,7 +247,7 @@ class ServerSettings:
     health_check_interval_s: float = setting(88.0, "seconds between two checks of the health monitor", ge=0.1)
     debug_health_fails: bool = setting(False, "health checks fail, to try out what watches them")
     profile_dir: Path | None = setting(
-        None, "write profiles of engine steps here when asked; default: none are written"
+        None, "on SIGUSR1, write a profile of the next engine steps here; default: none are written"
     )
     api_key: tuple[str, ...] = setting((), "keys accepted as 'Authorization: Bearer'; none: no key needed")
     admin_key: tuple[str, ...] = setting(

@@ -37,6 +37,7 @@ LINGER_S = 10.0
 
 def main(load: Load = load_engine) -> int:
     """`python -m light_tts.frontdoor.engine_process`, with a StartSheet on standard input; returns the exit status."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a wish for a profile, until there is something to record
     sheet = read_sheet()
     if sheet.cpus is not None:
         bind(frozenset(sheet.cpus))

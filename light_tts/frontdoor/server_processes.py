@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 ENGINE_COMMAND = (sys.executable, "-m", "light_tts.frontdoor.engine_process")
 FRONT_COMMAND = (sys.executable, "-m", "light_tts.frontdoor.front_process")
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
+PROFILING = signal.SIGUSR1
 GAVE_UP = (1, 2)  # statuses of an engine that ended by itself, having said why: another try would end the same
 RESTART_WINDOW_S = 600.0
 CLOSING_S = 15.0  # for an engine to end after its last request, and for front ends beyond the drain
@@ -116,7 +117,7 @@ class _Processes:
             on_illness=lambda: self._events.put(signal.SIGKILL),
         )
         # Waited for on a thread: a handler may come just before this one begins to wait, and be run only afterwards.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING | {PROFILING})
         threading.Thread(target=self._wait_for_signals, name="signals", daemon=True).start()
         for child in (self._engine, *self._fronts):
             self._start(child)
@@ -143,6 +144,8 @@ class _Processes:
         elif event == signal.SIGKILL:
             self._stop(status=1)
             self._kill()
+        elif event == PROFILING:
+            self._profile()
         elif self._is_stopping:
             self._kill()
         else:
@@ -155,7 +158,7 @@ class _Processes:
 
     def _wait_for_signals(self) -> None:
         while True:
-            self._events.put(signal.sigwait(STOPPING))
+            self._events.put(signal.sigwait(STOPPING | {PROFILING}))
 
     # children
 
@@ -218,6 +221,13 @@ class _Processes:
             front.signal(signal.SIGTERM)
         if not any(front.is_running for front in self._fronts):
             self._engine.signal(signal.SIGTERM)
+
+    def _profile(self) -> None:
+        """Pass the wish on to the engine's process."""
+        if self._settings.server.profile_dir is None:
+            logger.warning("SIGUSR1 asks for a profile, but profile_dir is not set")
+        else:
+            self._engine.signal(PROFILING)
 
     def _kill(self) -> None:
         self._deadline_s = None

@@ -48,7 +48,7 @@ class StartSheet:
 
 def read_sheet() -> StartSheet:
     """The sheet on this process's standard input. Signals that its starter held back come through from here on."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
     line = b""
     while not line.endswith(b"\n"):
         line += os.read(_STDIN_FD, _READ_BYTES) or b"\n"

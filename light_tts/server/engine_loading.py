@@ -11,6 +11,7 @@ from light_tts.errors import EngineFailure, LightTTSError
 from light_tts.events import EngineEvents
 from light_tts.server.engine_metrics import EngineMetrics
 from light_tts.server.stats_log import StatsLog
+from light_tts.server.step_profile import StepProfiler
 from light_tts.settings import Settings
 from light_tts.speech_engine import SpeechEngine
 
@@ -41,11 +42,13 @@ def load_engine(settings: Settings, events: EngineEvents) -> OwnedEngine:
 
 
 class EngineLoading:
-    """One engine from its loading to its end, and the lines of statistics beside it.
+    """One engine from its loading to its end, and the lines of statistics beside it. Made on the main thread.
 
     metrics:    listens to the engine.
     on_ready:   gets the warm engine.
     on_failed:  gets what stood in the way; `error` holds it too.
+
+    Raises ConfigError for a `profile_dir` that cannot be written.
     """
 
     def __init__(
@@ -60,6 +63,10 @@ class EngineLoading:
         self.error: LightTTSError | None = None
         self._settings = settings
         self._metrics = metrics
+        self._events: EngineEvents = metrics
+        if settings.server.profile_dir is not None:
+            self._events = profiler = StepProfiler(settings.server.profile_dir, metrics)
+            profiler.listen()
         self._on_ready = on_ready
         self._on_failed = on_failed
         self._load = load
@@ -83,7 +90,7 @@ class EngineLoading:
     def _work(self) -> None:
         server = self._settings.server
         try:
-            engine = self._load(self._settings, self._metrics)
+            engine = self._load(self._settings, self._events)
             engine.warm_up()
         except LightTTSError as error:
             self._fail(error)

@@ -5,12 +5,17 @@ import signal
 import sys
 
 from light_tts.errors import CheckpointError
+from light_tts.events import NO_EVENTS, AcousticCall
 from light_tts.frontdoor.engine_process import main
 from tests.server.fake_engine import FakeEngine
 
 
 class Engine(FakeEngine):
+    profiled = NO_EVENTS
+
     def submit(self, request):
+        for _ in range(6):  # enough for a profile
+            self.profiled.acoustic_call(AcousticCall(0.1, 0.1, 1, 10, 1.0))
         if request.text == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().submit(request)
@@ -32,7 +37,10 @@ class Engine(FakeEngine):
 def load(settings, events):
     if "FAKE_BROKEN" in os.environ:
         raise CheckpointError("llm.pt is missing.")
-    return Engine(chunks=10, delay_s=0.05)
+    engine = Engine(chunks=10, delay_s=0.05)
+    if settings.server.profile_dir is not None:
+        engine.profiled = events
+    return engine
 
 
 if __name__ == "__main__":

@@ -186,3 +186,19 @@ def test_a_taken_port_is_one_sentence():
             _, log = other.communicate(timeout=30)
     assert other.returncode == 2
     assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in log
+
+
+def test_a_wish_for_a_profile_ends_no_process(running):
+    process, url, _ = running
+    before = family_of(process.pid)
+    process.send_signal(signal.SIGUSR1)
+    assert speak(url).status_code == 200
+    assert family_of(process.pid) == before
+
+
+def test_a_wish_for_a_profile_reaches_the_engines_process(tmp_path):
+    profiles = tmp_path / "profiles"
+    with server(free_port(), tmp=tmp_path, profile_dir=str(profiles)) as (process, url):
+        wait_for(lambda: is_ready(url))
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: speak(url).status_code == 200 and list(profiles.glob("*.pt.trace.json.gz")))
