@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow, solve
-from light_tts.acoustic.flow_inputs import CallSize, FlowInputs
+from light_tts.acoustic.flow_inputs import ANY_PAST, CallSize, FlowInputs
 from light_tts.acoustic.flow_paged import PagedContext
 from light_tts.acoustic.flow_pages import PagedLevel, PagePool
 from light_tts.kernels.flow_attention import FlowPages
 from light_tts.kernels.flow_kernels import FlowKernels
 from light_tts.models.nets.euler_time import cosine_schedule
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
-from light_tts.models.nets.fused import FusedEstimator
+from light_tts.models.nets.fused import FusedBody, FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts
 from light_tts.types import FRAMES_PER_TOKEN
 
@@ -26,14 +26,22 @@ class FlowCall:
 
     Every operation's shape follows from the size, and nothing is read back by the host.
 
-    fused:  the estimator as few kernels; None: the network as it is.
+    fused:       the estimator as few kernels; None: the network as it is.
+    fused_body:  the same of the token-to-mel body, for sizes with ANY_PAST.
     """
 
     def __init__(
-        self, net: FlowNet, pool: PagePool, size: CallSize, kernels: FlowKernels, fused: FusedEstimator | None
+        self,
+        net: FlowNet,
+        pool: PagePool,
+        size: CallSize,
+        kernels: FlowKernels,
+        fused: FusedEstimator | None = None,
+        fused_body: FusedBody | None = None,
     ) -> None:
         self.size = size
-        self._net, self._pool, self._kernels, self._fused = net, pool, kernels, fused
+        self._net, self._pool, self._kernels = net, pool, kernels
+        self._fused, self._fused_body = fused, fused_body
         self._inputs = FlowInputs(net, size)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._mel: Tensor | None = None  # where the recorded call leaves its result
@@ -83,7 +91,12 @@ class FlowCall:
                 context.begin(0)
             codes = inputs.tokens
             valid = torch.arange(codes.shape[1], device=net.device) < inputs.given[:, None]
-            mu = net.body(net.embed(codes), valid[..., None].float(), BodyContexts(tokens, frames))
+            embedded, valid = net.embed(codes), valid[..., None].float()
+            if self.size.past_pages == ANY_PAST:
+                assert self._fused_body is not None
+                mu = self._fused_body(embedded, valid, tokens, frames)
+            else:
+                mu = net.body(embedded, valid, BodyContexts(tokens, frames))
             for context in (tokens, frames):
                 context.finish()
             places = (FRAMES_PER_TOKEN * inputs.first_token)[:, None].long()

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_call import FlowCall
-from light_tts.acoustic.flow_inputs import CallSize
+from light_tts.acoustic.flow_inputs import ANY_PAST, CallSize
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
-from light_tts.models.nets.fuse import fuse, why_not_fused
+from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,13 @@ def _chunk_ladder(most: int) -> list[int]:
     while ladder[-1] < most:
         ladder.append(ladder[-1] + max(1, ladder[-1] // 4))
     return ladder
+
+
+def _fits(size: CallSize, larger: CallSize) -> bool:
+    """True when rows of one size can be computed in a call of the other."""
+    if size.steps != larger.steps or (size.past_pages == ANY_PAST) != (larger.past_pages == ANY_PAST):
+        return False
+    return all(has >= needs for has, needs in zip(larger, size, strict=True))
 
 
 def why_not(net: FlowNet) -> str | None:
@@ -123,6 +130,8 @@ class PagedRunner:
         if reason is not None:
             logger.info("the flow's estimator is computed as it is: %s", reason)
         self.fused = fuse(net, kernels) if reason is None else None
+        can_fuse_body = fuses and why_body_not_fused(net) is None
+        self.fused_body = fuse_body(net, kernels) if can_fuse_body else None
         self._has_body_attention = net.body.shape.token_layers > 0
         self._ladder = _chunk_ladder(-(-MAX_FRAMES // net.chunk_frames))
         self._recorded: OrderedDict[CallSize, FlowCall] = OrderedDict()
@@ -188,7 +197,11 @@ class PagedRunner:
 
     def past_pages(self, num_past: int, chunks: int = 1) -> int:
         """Of a size whose rows have up to so many pages of past."""
-        if not self._has_body_attention or (not num_past and chunks > _WARM_CHUNKS[-1]):
+        if not self._has_body_attention:
+            return 0
+        if self.fused_body is not None and (num_past + chunks) * self._net.chunk_frames <= self.fused_body.reach:
+            return ANY_PAST
+        if not num_past and chunks > _WARM_CHUNKS[-1]:
             return 0
         pages = _PAST_PAGES
         while pages < num_past:
@@ -210,8 +223,7 @@ class PagedRunner:
         fitting = [
             other
             for other in self._recorded
-            if other.steps == size.steps
-            and all(has >= needs for has, needs in zip(other, size, strict=True))
+            if _fits(size, other)
             and other.rows * other.chunks * self._net.chunk_frames <= max(_FREE_FRAMES, self._work(size) * 5 // 4)
         ]
         if fitting:
@@ -230,7 +242,7 @@ class PagedRunner:
 
     def new_call(self, size: CallSize) -> FlowCall:
         """A call of this size that is not recorded."""
-        return FlowCall(self._net, self.pool, size, self._kernels, self.fused)
+        return FlowCall(self._net, self.pool, size, self._kernels, self.fused, self.fused_body)
 
     def _work(self, size: CallSize) -> int:
         return size.rows * size.chunks * self._net.chunk_frames

@@ -15,6 +15,7 @@ from light_tts.acoustic.flow_pages import PagedStates
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS
 
+ANY_PAST = -1  # of a body that reads pages in place
 EVERYTHING = 1 << 20  # tokens of a chunk when every step sees every step
 _GIVEN, _NUM_TOKENS, _FIRST_TOKEN, _NUM_PAST, _CHUNK, _GUIDANCE, _NUM_COUNTS = range(7)
 
@@ -24,7 +25,7 @@ class CallSize(NamedTuple):
 
     rows:        sequences.
     chunks:      new tokens of each, in whole chunks.
-    past_pages:  pages of past that the token-to-mel body can see; the estimator sees any number.
+    past_pages:  pages of past that the token-to-mel body can see, or ANY_PAST; the estimator sees any number.
     steps:       Euler steps.
     """
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from light_tts.acoustic.flow_pages import PagedLevel
-from light_tts.kernels.flow_attention import FlowPages
+from light_tts.kernels.flow_attention import FlowPages, RelativePositions
 from light_tts.kernels.flow_conv import ConvTails
 from light_tts.kernels.flow_kernels import FlowKernels
 
@@ -39,7 +39,7 @@ class PagedContext:
         self._sequences, self._num_chunks = pages.saves.shape
         assert self._num_chunks * self._page_steps == num_new, "new steps are whole chunks"
         self._save_index = torch.where(pages.saves < 0, level.dump_page, pages.saves).flatten().long()
-        self._past_index = pages.past[:, pages.past.shape[1] - past_pages :].flatten().long()
+        self._past_index = pages.past[:, pages.past.shape[1] - max(0, past_pages) :].flatten().long()
         self._last_index = pages.past[:, -1].long()
         self._has_past = (pages.num_past > 0)[:, None, None]
         self._last_or_none = torch.where(pages.num_past > 0, pages.past[:, -1], -1)
@@ -75,12 +75,18 @@ class PagedContext:
         )
 
     def attend(
-        self, layer: int, qkv: Tensor, heads: int, bias: Tensor | None = None, rotation: Tensor | None = None
+        self,
+        layer: int,
+        qkv: Tensor,
+        heads: int,
+        bias: Tensor | None = None,
+        rotation: Tensor | None = None,
+        positions: RelativePositions | None = None,
     ) -> Tensor:
         """See SequenceContext and PagedSteps."""
         kept = self._level.keys_values[:, self._evaluation, layer]  # [N, G, S, 2W]
         if bias is None:
-            return self._kernels.attention(qkv, kept, self._pages, heads, rotation)
+            return self._kernels.attention(qkv, kept, self._pages, heads, rotation, positions)
         assert self._guidance_rows == 1, "layers with a bias come before guidance"
         rows, steps, width3 = qkv.shape
         width, kept = width3 // 3, kept[:, 0]

@@ -31,8 +31,29 @@ class FlowPages(NamedTuple):
     saves: Tensor
 
 
+class RelativePositions(NamedTuple):
+    """Scores of the distance between query and key: (q + shift) . table[distance], added to the scaled q . k.
+
+    table:  [heads, 2 * reach - 1, head width], for distances 1 - reach to reach - 1; no visible pair is further apart.
+    shift:  [heads, head width].
+    """
+
+    table: Tensor
+    shift: Tensor
+
+    @property
+    def reach(self) -> int:
+        """Distances below it have a row."""
+        return (self.table.shape[1] + 1) // 2
+
+
 def paged_chunk_attention_plain(
-    qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int, rotation: Tensor | None = None
+    qkv: Tensor,
+    kept: Tensor,
+    pages: FlowPages,
+    heads: int,
+    rotation: Tensor | None = None,
+    positions: RelativePositions | None = None,
 ) -> Tensor:
     """Attend from the new steps to the past and to each other, and keep the keys and values of what is to be kept.
 
@@ -40,6 +61,7 @@ def paged_chunk_attention_plain(
     kept:  [pages, G, S, 2 W], keys before values; written where `saves` says. What nobody sees may be anything.
     rotation:  [2, R, T, head width / 2] float32: cosines and sines for the pairs of neighbours in queries and keys of
                the first head, which are kept rotated; None: nothing is rotated.
+    positions: None: scores do not depend on the distance.
 
     Returns [G * R, T, W] in the type of `qkv`. Steps that are padding give some finite numbers.
     """
@@ -63,6 +85,11 @@ def paged_chunk_attention_plain(
     queries = _by_head(qkv[..., :width], heads)
     keys, values = (_by_head(part, heads) for part in keyed.flatten(0, 1).chunk(2, dim=-1))
     mask = visible[:, None].repeat(rows // sequences, 1, 1, 1)
+    if positions is not None:
+        distances = (query[:, None] - place + positions.reach - 1).clamp(0, 2 * positions.reach - 2)
+        by_distance = (queries + positions.shift[:, None]) @ positions.table.transpose(1, 2)
+        scores = by_distance.gather(-1, distances.expand(*queries.shape[:2], -1, -1))
+        mask = scores.masked_fill(~mask, float("-inf"))
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     _keep(new, kept, pages.saves)
     return out.transpose(1, 2).flatten(2)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from light_tts.kernels.flow_attention import FlowPages
+from light_tts.kernels.flow_attention import FlowPages, RelativePositions
 from light_tts.kernels.triton_math import begin, launch_options
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
@@ -25,6 +25,7 @@ def _attend_tile(
     query: tl.tensor,
     key: tl.tensor,
     value: tl.tensor,
+    by_distance: tl.tensor,
     is_visible: tl.tensor,
     top: tl.tensor,
     total: tl.tensor,
@@ -32,8 +33,8 @@ def _attend_tile(
     scale_log2: tl.tensor,
     PRECISION: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """One tile of keys of the running softmax. key: [D, N], value: [N, D]."""
-    scores = tl.dot(query, key, input_precision=PRECISION) * scale_log2
+    """One tile of keys of the running softmax. key: [D, N], value: [N, D], by_distance: added to the scaled scores."""
+    scores = tl.dot(query, key, input_precision=PRECISION) * scale_log2 + by_distance
     scores = tl.where(is_visible, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, axis=1))
     # A query that has seen no key yet would subtract infinity from infinity.
@@ -43,6 +44,28 @@ def _attend_tile(
     total = total * shrink + tl.sum(weights, axis=1)
     sums = sums * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
     return new_top, total, sums
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _scores_by_distance(
+    shifted: tl.tensor,
+    table: tl.tensor,
+    nearest: tl.tensor,
+    DIMS: tl.constexpr,
+    REACH: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> tl.tensor:
+    """[Q, N] scores of a tile of keys, the first query being `nearest` steps after the first key."""
+    # All distances that occur, one product, and from each row what its keys need.
+    rows = nearest - (KEYS - 1) + tl.arange(0, WINDOW) + REACH - 1
+    is_row = (rows >= 0) & (rows < 2 * REACH - 1)
+    dims = tl.arange(0, DIMS)
+    vectors = tl.load(table + rows[None, :] * DIMS + dims[:, None], mask=is_row[None, :], other=0.0)
+    scores = tl.dot(shifted, vectors, input_precision=PRECISION) * 1.4426950408889634
+    return tl.gather(scores, tl.arange(0, QUERIES)[:, None] - tl.arange(0, KEYS)[None, :] + KEYS - 1, axis=1)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -69,6 +92,8 @@ def _attention_kernel(
     chunk_of: tl.tensor,
     saves: tl.tensor,
     rotation: tl.tensor,
+    table: tl.tensor,
+    shift: tl.tensor,
     out: tl.tensor,
     scale_log2: tl.tensor,
     num_steps: tl.tensor,
@@ -82,6 +107,8 @@ def _attention_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     HAS_ROTATION: tl.constexpr,
+    REACH: tl.constexpr,
+    WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ) -> None:
@@ -108,6 +135,11 @@ def _attention_kernel(
         if head == 0:
             query = _rotated(query, cosines, sines, steps, is_step, HEAD_DIM)
 
+    shifted = query
+    table += head * (2 * REACH - 1) * HEAD_DIM
+    if REACH > 0:
+        shifted = query + tl.load(shift + head * HEAD_DIM + dims)[None, :]
+
     top = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     sums = tl.zeros([QUERIES, HEAD_DIM], tl.float32)
@@ -121,7 +153,15 @@ def _attention_kernel(
         offsets = page * page_stride + (guidance_row * PAGE_STEPS + places % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
         key = tl.load(kept + offsets[None, :] + dims[:, None], mask=is_past[None, :], other=0.0)
         value = tl.load(kept + offsets[:, None] + width + dims[None, :], mask=is_past[:, None], other=0.0)
-        top, total, sums = _attend_tile(query, key, value, is_past[None, :], top, total, sums, scale_log2, PRECISION)
+        by_distance = 0.0
+        if REACH > 0:
+            nearest = tile * QUERIES + past_steps - start
+            by_distance = _scores_by_distance(
+                shifted, table, nearest, HEAD_DIM, REACH, QUERIES, KEYS, WINDOW, PRECISION
+            )
+        top, total, sums = _attend_tile(
+            query, key, value, by_distance, is_past[None, :], top, total, sums, scale_log2, PRECISION
+        )
 
     ends = tl.minimum(length, (steps // chunk + 1) * chunk)
     last_end = tl.minimum(length, ((tile * QUERIES + QUERIES - 1) // chunk + 1) * chunk)
@@ -135,8 +175,14 @@ def _attention_kernel(
                 key = _rotated(key, cosines, sines, places, is_new, HEAD_DIM)
         key = tl.trans(key)
         value = tl.load(qkv + offsets[:, None] + width + dims[None, :], mask=is_new[:, None], other=0.0)
+        by_distance = 0.0
+        if REACH > 0:
+            by_distance = _scores_by_distance(
+                shifted, table, tile * QUERIES - start, HEAD_DIM, REACH, QUERIES, KEYS, WINDOW, PRECISION
+            )
+        is_visible = places[None, :] < ends[:, None]
         top, total, sums = _attend_tile(
-            query, key, value, places[None, :] < ends[:, None], top, total, sums, scale_log2, PRECISION
+            query, key, value, by_distance, is_visible, top, total, sums, scale_log2, PRECISION
         )
 
     result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -161,11 +207,12 @@ def can_attend(head_dim: int) -> bool:
     return head_dim >= _LEAST_DOT_ROWS and head_dim & (head_dim - 1) == 0
 
 
-def _tile(num_rows: int, num_steps: int, heads: int) -> tuple[int, int, int]:
-    """Queries and keys of a tile, and warps: few queries and many keys while programs are too few for a device."""
+def _tile(num_rows: int, num_steps: int, heads: int, has_positions: bool) -> tuple[int, int]:
+    """Queries and keys of a tile: few queries and many keys while programs are too few for a device."""
     if num_rows * heads * triton.cdiv(num_steps, 64) <= _FEW_PROGRAMS:
-        return _LEAST_DOT_ROWS, 128, 4
-    return min(64, max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps))), 64, 4
+        return _LEAST_DOT_ROWS, 64 if has_positions else 128
+    most_queries = 32 if has_positions else 64
+    return min(most_queries, max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps))), 64
 
 
 def paged_chunk_attention(
@@ -174,6 +221,7 @@ def paged_chunk_attention(
     pages: FlowPages,
     heads: int,
     rotation: Tensor | None = None,
+    positions: RelativePositions | None = None,
     *,
     overlaps: bool = False,
 ) -> Tensor:
@@ -182,7 +230,7 @@ def paged_chunk_attention(
     width, sequences = width3 // 3, pages.past.shape[0]
     head_dim = width // heads
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
-    queries, keys, warps = _tile(rows, steps, heads)
+    queries, keys = _tile(rows, steps, heads, positions is not None)
     _attention_kernel[(triton.cdiv(steps, queries), heads, rows)](
         qkv,
         kept,
@@ -192,6 +240,8 @@ def paged_chunk_attention(
         pages.chunks,
         pages.saves,
         qkv if rotation is None else rotation,
+        qkv if positions is None else positions.table,
+        qkv if positions is None else positions.shift,
         out,
         head_dim**-0.5 * _LOG2_E,
         steps,
@@ -205,8 +255,10 @@ def paged_chunk_attention(
         QUERIES=queries,
         KEYS=keys,
         HAS_ROTATION=rotation is not None,
+        REACH=0 if positions is None else positions.reach,
+        WINDOW=triton.next_power_of_2(queries + keys),
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
-        num_warps=warps,
+        num_warps=4,
         num_stages=2,
         **launch_options(rows * steps, overlaps),
     )

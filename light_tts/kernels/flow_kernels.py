@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from light_tts.kernels.flow_attention import FlowPages, paged_chunk_attention_plain
+from light_tts.kernels.flow_attention import FlowPages, RelativePositions, paged_chunk_attention_plain
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights, paged_conv_plain
 from light_tts.kernels.flow_linear import Activation, gated_norm_plain, linear_residual_plain, norm_linear_plain
 from light_tts.kernels.flow_step import euler_step_plain
@@ -20,7 +20,14 @@ Norm = tuple[Tensor, Tensor, float]
 
 class _Attention(Protocol):
     def __call__(
-        self, qkv: Tensor, kept: Tensor, pages: FlowPages, heads: int, rotation: Tensor | None = None, /
+        self,
+        qkv: Tensor,
+        kept: Tensor,
+        pages: FlowPages,
+        heads: int,
+        rotation: Tensor | None = None,
+        positions: RelativePositions | None = None,
+        /,
     ) -> Tensor: ...
 
 

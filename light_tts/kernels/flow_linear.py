@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Activation = Literal["none", "gelu", "gelu_tanh"]
+Activation = Literal["none", "gelu", "gelu_tanh", "silu"]
 
 
 def norm_linear_plain(
@@ -30,6 +30,8 @@ def norm_linear_plain(
     out = F.linear(normed, matrix, bias)
     if activation == "none":
         return out
+    if activation == "silu":
+        return F.silu(out)
     return F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 

@@ -164,11 +164,13 @@ def _gated_norm_kernel(
 def _norm_tile(num_rows: int, width: int, device: torch.device) -> tuple[Tile, int]:
     """Tile, and how many tiles of columns one program computes from the rows it has normalised."""
     depth = max(16, triton.next_power_of_2(width))
+    is_wide, is_large = depth > 256, has_large_shared_memory(device)
+    warps, columns = (8, 32) if is_wide else (4, 64)
     if num_rows <= 128:
-        return Tile(16, 64, depth, 4, 2), 1
+        return Tile(16, columns, depth, warps, 2), 1
     if num_rows <= 1024:
-        return Tile(32, 64, depth, 4, 2), 2
-    return Tile(64, 64 if has_large_shared_memory(device) else 32, depth, 8, 2), 8
+        return Tile(32, columns, depth, warps, 2), 2
+    return Tile(64, 64 if is_large and not is_wide else 32, depth, 8, 2 if is_large or not is_wide else 1), 8
 
 
 def _residual_tile(num_rows: int, width: int, overlaps: bool) -> Tile:

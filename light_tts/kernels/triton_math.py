@@ -25,6 +25,8 @@ def activate(x: tl.tensor, NAME: tl.constexpr) -> tl.tensor:
     """The activation by name, of float32."""
     if NAME == "gelu":
         x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    if NAME == "silu":
+        x = x / (1.0 + tl.exp(-x))
     if NAME == "gelu_tanh":
         # 0.5 x (1 + tanh(u)) = x sigmoid(2 u)
         x = x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,12 @@ from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner, why_not
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.kernels.flow_kernels import can_overlap, triton_kernels
+from light_tts.models.family import family_named
+from light_tts.models.manifests import published_shapes
+from light_tts.models.model_config import read_model_config
 from light_tts.models.nets.flow_net import FlowNet, build_dit_flow, build_unet_flow
+from light_tts.models.random_weights import random_state
+from light_tts.models.yaml_config import parse_config
 from light_tts.types import FlowPrompt
 from tests.acoustic.tiny_flow import (
     PLENTY,
@@ -177,6 +183,49 @@ def test_recorded_hops_in_a_crowd_join_to_the_whole(layout: str, seed: int) -> N
         for parts, mel in zip(pieces, expected, strict=True):
             assert_close(torch.cat(parts, dim=1), mel, tolerance=5e-4)
     assert 0 < runner.num_recorded <= 3
+
+
+@pytest.fixture(scope="module", params=["cosyvoice2", "cosyvoice3"])
+def full_size(request: pytest.FixtureRequest) -> FlowNet:
+    """Networks of the published sizes with random weights."""
+    family = family_named(request.param)
+    text = resources.files("light_tts.models.manifests").joinpath(family.config_filename).read_text(encoding="utf-8")
+    config = read_model_config(parse_config(text), family)
+    state = random_state(published_shapes(family.name, "flow"))
+    return family.build_flow(config.flow, state, torch.bfloat16, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("kind", ["paged", "recorded", "recorded-unfused", "recorded-overlapping"])
+@pytest.mark.parametrize("count", [1, 3, 24])
+def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: str, count: int) -> None:
+    """Tiles depend on sizes. Every version rounds differently; a wrong number would be off by its whole size."""
+    steps = 3
+    runner = PagedRunner(
+        full_size,
+        cache_bytes=(2 * count + 2) * 80_000_000,
+        steps=steps,
+        kernels=triton_kernels(overlaps=kind.endswith("overlapping") and can_overlap(full_size.device)),
+        most_graphs=8 if kind.startswith("recorded") else 0,
+        fuses=not kind.endswith("unfused"),
+    )
+    decoders = [
+        FlowDecoder(full_size, prompt_cache_bytes=1 << 30, stream_cache_bytes=8 << 30, runner=given)
+        for given in (PlainRunner(full_size), runner)
+    ]
+    prompt, tokens = random_prompt(60), random_tokens(130, seed=1)
+    mels: list[list[torch.Tensor]] = []
+    for decoder in decoders:
+        for _ in range(2):
+            streams = [decoder.open(prompt, steps=steps) for _ in range(count)]
+            hops = zip(*(grid_hops(stream, tokens, [1, 2], full_size.chunk_tokens) for stream in streams), strict=True)
+            found = [decoder.decode(list(turn)) for turn in hops]
+            for stream in streams:
+                stream.close()
+        mels.append([torch.cat([turn[row] for turn in found], dim=1).cpu() for row in range(count)])
+    spread = float(mels[0][0].std())
+    for plain, mel in zip(*mels, strict=True):
+        assert mel.isfinite().all()
+        assert float((mel - plain).abs().mean()) < 0.1 * spread
 
 
 def test_recording_does_not_mind_another_thread_that_computes() -> None:

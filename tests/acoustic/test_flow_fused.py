@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 from dataclasses import replace
@@ -12,9 +13,11 @@ import torch
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner
+from light_tts.acoustic.flow_inputs import ANY_PAST
 from light_tts.kernels.flow_conv import paged_conv_plain
 from light_tts.kernels.flow_kernels import FlowKernels, plain_kernels, triton_kernels
 from light_tts.models.nets import dense
+from light_tts.models.nets.conformer import ConformerBody, UpsampleConformer
 from light_tts.models.nets.flow_net import FlowNet
 from light_tts.models.nets.fuse import why_not_fused
 from tests.acoustic.tiny_flow import (
@@ -43,6 +46,20 @@ def one_thread():
 def unpacked(layout: str) -> FlowNet:
     with mock.patch.object(dense, "can_pack", return_value=False):
         return tiny_flow.__wrapped__(layout, CHUNK)
+
+
+@functools.cache
+def with_wide_heads() -> FlowNet:
+    """A flow whose body has heads that the kernels take."""
+    net = copy.copy(unpacked("cosyvoice2_tiny"))
+    torch.manual_seed(3)
+    body = ConformerBody(UpsampleConformer(48, 64, 4, 96, 2, 2, 3, (3, 5), 2), 80)
+    for weight in body.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    with mock.patch.object(dense, "can_pack", return_value=False):
+        dense.prepare_all(body, torch.float32, "cpu")
+    net.body = body
+    return net
 
 
 def decode_all(decoder: FlowDecoder, seed: int, steps: int = STEPS) -> list[torch.Tensor]:
@@ -77,6 +94,27 @@ def test_fused_networks_agree_with_the_plain_ones(layout: str, seed: int, monkey
     found = decode_all(fused_decoder(net, plain_kernels()), seed)
     for mel, expected in zip(found, decode_all(plain, seed), strict=True):
         assert_close(mel, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fused_body_agrees_with_the_plain_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
+    net = with_wide_heads()
+    plain = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0)
+    fused = fused_decoder(net, plain_kernels())
+    assert isinstance(fused._runner, PagedRunner)
+    assert fused._runner.fused_body is not None
+    for mel, expected in zip(decode_all(fused, seed), decode_all(plain, seed), strict=True):
+        assert_close(mel, expected)
+
+
+def test_a_body_that_reaches_further_than_its_tables_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
+    net = with_wide_heads()
+    runner = PagedRunner(net, cache_bytes=0, steps=STEPS, kernels=plain_kernels(), most_graphs=0)
+    most = 4096 // net.chunk_frames
+    assert runner.past_pages(most - 1, 1) == ANY_PAST
+    assert runner.past_pages(most, 1) >= most
 
 
 @layouts

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from light_tts.kernels.flow_attention import FlowPages, paged_chunk_attention_plain
+from light_tts.kernels.flow_attention import FlowPages, RelativePositions, paged_chunk_attention_plain
 
 GUIDANCE_ROWS = 2
 
@@ -37,9 +37,9 @@ class Case:
             *(x.to(device, torch.int32).contiguous() for x in (table, columns[0], columns[1], columns[2], saves))
         )
 
-    def run(self, attend, rotation=None):
+    def run(self, attend, rotation=None, positions=None):
         kept = self.kept.clone()
-        return attend(self.qkv, kept, self.pages, self.heads, rotation), kept
+        return attend(self.qkv, kept, self.pages, self.heads, rotation, positions), kept
 
     def by_hand(self):
         """Attention of each valid step alone, in float64: {(row, step): [W]}."""
@@ -148,3 +148,44 @@ def test_the_kernel_rotates(device, dtype, tolerance):
     if device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
     check_rotation(Case(*CASES["a past and a crowd"], dtype=dtype, device=device), paged_chunk_attention, tolerance)
+
+
+def check_positions(case, attend, tolerance):
+    """Against scores written out for every pair."""
+    generator = torch.Generator().manual_seed(4)
+    head_dim, reach = case.qkv.shape[2] // 3 // case.heads, 280
+    table = torch.randn(case.heads, 2 * reach - 1, head_dim, generator=generator) * head_dim**-0.5
+    shift = torch.randn(case.heads, head_dim, generator=generator)
+    positions = RelativePositions(*(x.to(case.qkv.device, case.qkv.dtype) for x in (table, shift)))
+    out, _ = case.run(attend, None, positions)
+    qkv, kept, table, shift = (x.double().cpu() for x in (case.qkv, case.kept, *positions))
+    count, width = len(case.sequences), qkv.shape[2] // 3
+    pairs = []
+    for row in range(GUIDANCE_ROWS * count):
+        past, length, chunk, _ = case.sequences[row % count]
+        before = kept[case.pages.past[row % count].long().cpu()[12 - past :], row // count].flatten(0, 1)
+        for step in range(length):
+            seen = torch.cat([before, qkv[row, : min(length, (step // chunk + 1) * chunk), width:]])
+            distances = step - (torch.arange(len(seen)) - len(before)) + reach - 1
+            for head in range(case.heads):
+                part = slice(head * head_dim, (head + 1) * head_dim)
+                q, k, v = qkv[row, step, :width][part], seen[:, :width][:, part], seen[:, width:][:, part]
+                scores = k @ q * head_dim**-0.5 + table[head, distances] @ (q + shift[head])
+                pairs.append((out[row, step, part].double().cpu(), torch.softmax(scores, 0) @ v))
+    found, expected = (torch.stack(side) for side in zip(*pairs, strict=True))
+    assert ((found - expected).norm() / expected.norm()).item() < tolerance
+
+
+def test_the_plain_version_scores_distances():
+    check_positions(Case(*CASES["a past and a crowd"]), paged_chunk_attention_plain, 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("name", ["a past and a crowd", "long"])
+def test_the_kernel_scores_distances(device, name, dtype, tolerance):
+    from light_tts.kernels.flow_attention_triton import paged_chunk_attention
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
+    heads = 1 if name == "long" else 2
+    check_positions(Case(*CASES[name], heads=heads, dtype=dtype, device=device), paged_chunk_attention, tolerance)

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
+from light_tts.kernels.flow_attention import RelativePositions
 from light_tts.kernels.flow_conv import ConvTails, ConvWeights
 from light_tts.models.nets.dense import CausalConv, Dense
 from light_tts.models.nets.dense import Norm as NormModule
@@ -18,15 +19,30 @@ class PagedSteps(Protocol):
     """What a fused estimator needs of the steps around the new ones: R sequences, G * R rows, T new steps."""
 
     def attend(
-        self, layer: int, qkv: Tensor, heads: int, bias: Tensor | None = None, rotation: Tensor | None = None
+        self,
+        layer: int,
+        qkv: Tensor,
+        heads: int,
+        bias: Tensor | None = None,
+        rotation: Tensor | None = None,
+        positions: RelativePositions | None = None,
     ) -> Tensor:
-        """See `SequenceContext`; rotation: see `kernels.flow_attention`."""
+        """See `SequenceContext`; rotation, positions: see `kernels.flow_attention`."""
 
     def tails(self, tail: int) -> ConvTails:
         """Kept inputs of a convolution."""
 
     def places(self) -> Tensor:
         """[R, T] int64: absolute index of each new step."""
+
+
+class FusedBody(Protocol):
+    """The token-to-mel network over paged states; see `flow_net.Body`."""
+
+    reach: int  # steps of the frame level within which queries and keys must lie
+
+    def __call__(self, embedded: Tensor, valid: Tensor | None, tokens: PagedSteps, frames: PagedSteps) -> Tensor:
+        """embedded [R, T + L, C], valid [R, T + L, 1] -> mu [R, 2T, 80] float32."""
 
 
 class FusedEstimator(Protocol):
