@@ -1,4 +1,4 @@
-"""The fused products of a decoding step alone, over ways to cut them: microseconds and bandwidth of each matrix.
+"""The kernels of a decoding step alone, over ways to cut them: microseconds and bandwidth.
 
     python benchmarks/gpu_llm_products.py --batches 1 16
 
@@ -25,10 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from gpu_llm import random_lm, replay_ms
 
 from light_tts.bench.machine import describe_machine
+from light_tts.kernels import paged_decode_triton as decode
 from light_tts.kernels import small_linear_triton as small
+from light_tts.kernels.paged_decode import DecodePages
 from light_tts.models.nets.speech_lm import SpeechLM
 
 MATRICES = ("qkv", "output", "gate_up", "down", "head")
+BEST = 4  # ways that are reported
 CHOSEN = small.one_row_tiling, small.rows_tiling
 
 
@@ -65,6 +68,43 @@ def tilings(name: str, batch: int, num_inputs: int) -> list[small.Tiling]:
     ]
 
 
+def attend_all(batch: int, past: int, num_layers: int = 24, block_tokens: int = 16) -> Callable[[], None]:
+    """Attention of every layer, each over keys and values of its own."""
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    width = past // block_tokens + 1
+    rows = torch.randn(batch, 18, 64, device=device, dtype=dtype)
+    caches = torch.randn(num_layers, batch * width * block_tokens, 256, device=device, dtype=dtype)
+    table = torch.randperm(batch * width, device=device)
+    pages = DecodePages(
+        torch.full((batch,), past, device=device),
+        table.view(batch, width)[:, -1] * block_tokens + past % block_tokens,
+        table,
+        torch.tensor([width], device=device),
+    )
+    rotation = torch.randn(batch, 32, 2, device=device)
+    attention = decode.DecodeAttention(torch.zeros(2 * batch, dtype=torch.int32, device=device))
+
+    def attend() -> None:
+        for cache in caches:
+            attention(rows[:, :14], rows[:, 14:], rotation, cache, pages, block_tokens)
+
+    return attend
+
+
+def sweep_attention(batch: int, past: int) -> dict[str, float]:
+    """Microseconds of one layer, by parts and tile."""
+    call, times_us = attend_all(batch, past), {}
+    chosen = decode.num_splits, decode._FEW_TILE_TOKENS, decode._TILE_TOKENS
+    times_us["chosen"] = microseconds(call, None) / 24
+    for splits in (1, 2, 4, 8, 16, 32):
+        for tile in (16, 32, 64):
+            decode.num_splits = lambda *_, splits=splits: splits
+            decode._FEW_TILE_TOKENS = decode._TILE_TOKENS = tile
+            times_us[f"{splits} splits, tiles of {tile}"] = microseconds(call, None) / 24
+    decode.num_splits, decode._FEW_TILE_TOKENS, decode._TILE_TOKENS = chosen
+    return times_us
+
+
 def microseconds(call: Callable[[], None], tiling: small.Tiling | None) -> float:
     """Of one call, cut so, or as the package does."""
     small.one_row_tiling, small.rows_tiling = CHOSEN
@@ -84,11 +124,21 @@ def microseconds(call: Callable[[], None], tiling: small.Tiling | None) -> float
         small.one_row_tiling, small.rows_tiling = CHOSEN
 
 
+def print_best(name: str, times_us: dict[str, float], num_bytes: int) -> None:
+    """What is chosen, and the best ways."""
+    chosen_us = times_us["chosen"]
+    print(f"{name:18s} chosen {chosen_us:6.2f} us, {num_bytes / chosen_us / 1e3:5.0f} GB/s", flush=True)
+    for key, time_us in sorted(times_us.items(), key=lambda item: item[1])[:BEST]:
+        print(f"    {time_us:6.2f} us {key}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--matrices", choices=MATRICES, nargs="+", default=MATRICES)
+    parser.add_argument("--matrices", choices=MATRICES, nargs="*", default=MATRICES)
+    parser.add_argument("--no-attention", action="store_true")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--past", type=int, default=300, help="tokens that attention looks back on")
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine()}
     with torch.inference_mode():
@@ -102,12 +152,12 @@ def main() -> None:
                 call = partial(multiply_all, lm, linear, name, hidden, inner)
                 ways = {"chosen": None} | {str(way): way for way in tilings(name, batch, weight.shape[0])}
                 times_us = {key: microseconds(call, way) / lm.config.num_layers for key, way in ways.items()}
-                best = dict(sorted(times_us.items(), key=lambda item: item[1])[:4])
-                report[f"{name} {batch}"] = {"chosen_us": times_us["chosen"], "best_us": best}
-                bandwidth = weight.numel() * weight.element_size() / times_us["chosen"] / 1e3
-                print(f"{name:8s} B={batch:3d} chosen {times_us['chosen']:6.2f} us, {bandwidth:5.0f} GB/s", flush=True)
-                for key, time_us in best.items():
-                    print(f"    {time_us:6.2f} us {key}", flush=True)
+                num_bytes = weight.numel() * weight.element_size()
+                report[f"{name} {batch}"] = times_us
+                print_best(f"{name} B={batch}", times_us, num_bytes)
+            if not arguments.no_attention:
+                times_us = report[f"attention {batch}"] = sweep_attention(batch, arguments.past)
+                print_best(f"attention B={batch}", times_us, batch * arguments.past * 512)
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -131,7 +131,7 @@ def _one_row_kernel(
     )  # fmt: skip
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _rows_kernel(
     x: tl.tensor,
     norm: tl.tensor,

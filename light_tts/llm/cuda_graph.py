@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ class GraphRecorder:
         self._most_rows = {version: version.kernels.most_rows for version in versions[:-1]}
         self._last_resort = versions[-1]
         self._warm_up_iterations = warm_up_iterations
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
         self.chosen: dict[str, list[int]] = {}  # rows of the recorded steps, by what computes them
 
     def __call__(self, views: StepViews) -> Callable[[], None]:
@@ -79,6 +80,7 @@ class GraphRecorder:
             step.compute(views)  # compiles kernels and makes handles, which no recording may
         stream = torch.cuda.current_stream()
         stream.synchronize()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Another thread may be computing at the same time, on a stream of its own.
         with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):

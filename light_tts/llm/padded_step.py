@@ -33,7 +33,7 @@ Draw = Callable[[Tensor, DrawRows], None]
 
 
 # More rows than that are left to the libraries' products.
-MOST_FUSED_ROWS = 256
+MOST_FUSED_ROWS = 128
 
 
 class StepKernels(NamedTuple):

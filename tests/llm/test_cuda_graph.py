@@ -3,12 +3,14 @@
 import random
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from light_tts.kernels.draw import MAX_TOP_K
-from light_tts.llm.cuda_graph import why_not
+from light_tts.llm import cuda_graph
+from light_tts.llm.cuda_graph import GraphRecorder, why_not
 from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.padded_step import PaddedStep, plain_kernels
 from light_tts.llm.padded_steps import PaddedSteps, batch_ladder, packed_ladder, parts_of
@@ -192,6 +194,40 @@ def test_a_machine_without_a_gpu_records_nothing(lm):
     engine = make_engine(lm)
     engine.capture()
     assert engine._runner._padded is None
+
+
+class Version:
+    """Stands for a step: takes so long, or fails for more rows than it can."""
+
+    def __init__(self, name, time_ms, most_rows=1000, most_working=1000):
+        self.kernels = SimpleNamespace(name=name, most_rows=most_rows)
+        self.time_ms, self.most_working = time_ms, most_working
+        self.num_tries = 0
+
+    def replay(self):
+        return self.kernels.name
+
+
+def test_the_fastest_version_that_works_is_recorded(monkeypatch, caplog):
+    def record(_, version, views):
+        version.num_tries += 1
+        if len(views.rows.rows) > version.most_working:
+            raise RuntimeError("out of shared memory")
+        return version
+
+    monkeypatch.setattr(GraphRecorder, "_record", record)
+    monkeypatch.setattr(cuda_graph, "_milliseconds", lambda version: version.time_ms)
+    fragile, slow, last = Version("fragile", 1.0, 64, most_working=8), Version("slow", 2.0), Version("last", 0.0)
+    recorder = GraphRecorder([fragile, slow, last])
+    sizes = (128, 64, 32, 8, 1)
+    chosen = [recorder(SimpleNamespace(rows=SimpleNamespace(rows=range(size))))() for size in sizes]
+    assert chosen == ["slow", "slow", "slow", "fragile", "fragile"]
+    assert fragile.num_tries == 4
+    assert last.num_tries == 0
+    assert recorder.chosen == {"slow": [128, 64, 32], "fragile": [8, 1]}
+    assert "fragile kernels fail for 64 rows (RuntimeError: out of shared memory)" in caplog.text
+    alone = GraphRecorder([Version("broken", 1.0, most_working=0), last])
+    assert alone(SimpleNamespace(rows=SimpleNamespace(rows=range(3))))() == "last"
 
 
 @pytest.fixture(params=MODELS)
