@@ -7,43 +7,29 @@ one; they hand over by queues that wake the reader. Two more sleep until a deadl
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from light_tts.acoustic.decoder import AcousticDecoder
-from light_tts.acoustic.flow import FlowDecoder
-from light_tts.acoustic.flow_graphs import flow_runner
 from light_tts.acoustic.run import AcousticJob
 from light_tts.acoustic.stage_costs import Measured
-from light_tts.acoustic.vocoder_graph import fastest_vocoder
 from light_tts.acoustic.warm_up import measure_costs
-from light_tts.assets import builtin_model_dir
 from light_tts.audio_stream import AudioStream
 from light_tts.backends import choose_backends
 from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, quantization_health, resident_bytes
+from light_tts.engine_parts import EngineParts, load_parts
 from light_tts.errors import UnknownModel
 from light_tts.events import NO_EVENTS, EngineEvents
-from light_tts.frontend.frontend import Frontend
-from light_tts.half_precision import load_finite_flow, load_finite_vocoder
 from light_tts.intake import Intake
 from light_tts.llm.engine import SpeechTokenEngine
-from light_tts.llm.quantization import matrix_maker
-from light_tts.llm.weight_plan import plan_weights
-from light_tts.models.model_dir import ModelDirectory
-from light_tts.models.nets.flow_net import FlowNet
 from light_tts.narration import Narration
 from light_tts.phrase_book import PhraseBook, read_templates
 from light_tts.phrase_cache import phrase_key
-from light_tts.placement import Placement, place, prepare_cpu, prepare_gpu
 from light_tts.settings import Settings
 from light_tts.shared_speech import SharedSpeech
 from light_tts.speech_source import SpeechSource, start_codes
@@ -61,20 +47,13 @@ WARM_UP_TEXTS = ("Hello 1.", "你好 1。")
 class TTSEngine:
     """One loaded model and everything that runs on it. Make it with `load`; `close` it when done."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        directory: ModelDirectory,
-        placement: Placement,
-        frontend: Frontend,
-        llms: dict[str, SpeechTokenEngine],
-        decoder: AcousticDecoder,
-        events: EngineEvents = NO_EVENTS,
-    ) -> None:
+    def __init__(self, parts: EngineParts, events: EngineEvents = NO_EVENTS) -> None:
+        settings, frontend, llms, decoder = parts.settings, parts.frontend, parts.llms, parts.decoder
         self.settings = settings
-        self.model_name = directory.name
+        self.model_name = parts.model_name
         self.voices = frontend.voices
-        self._placement = placement
+        self._placement = parts.placement
+        self._memory = parts.memory
         self._frontend = frontend
         self._llms = llms
         self._decoder = decoder
@@ -107,66 +86,11 @@ class TTSEngine:
         """Load the model directory of the settings (default: the built-in model) and start the threads.
 
         events is told what happens inside. Raises CheckpointError for a wrong or incomplete directory, ConfigError for
-        a device that is not there and for a file of quantisation that cannot be followed.
+        a device that is not there, for a GPU without room for the model, and for a file of quantisation that cannot be
+        followed.
         """
         read_templates(settings.short_text.short_templates)  # a wrong file is refused before anything is loaded
-        prepare_gpu(os.environ)
-        plan = plan_weights(settings.llm)
-        placement = place(settings.model)
-        if placement.device.type == "cpu":
-            prepare_cpu(settings.model.cpu_threads)
-        directory = ModelDirectory.open(
-            Path(settings.model.model_dir or builtin_model_dir()),
-            styles_outside=settings.model.styles_outside_model_dir,
-        )
-        plan.check_layers(int(directory.backbone["num_hidden_layers"]))
-        make_matrix = matrix_maker(plan, dtype=placement.llm_dtype, device=placement.device)
-        with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
-            flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
-            vocoder_net = pool.submit(load_finite_vocoder, directory, placement.vocoder_dtype, placement.device)
-            lms = {
-                style: pool.submit(
-                    directory.load_llm,
-                    style,
-                    dtype=placement.llm_dtype,
-                    device=placement.device,
-                    make_matrix=make_matrix,
-                )
-                for style in directory.styles
-            }
-            frontend = Frontend.from_model_directory(
-                directory,
-                settings.frontend,
-                prompt_alignment=settings.acoustic.prompt_alignment,
-                first_hop_tokens=settings.acoustic.first_hop,
-            )
-            llms = {
-                style: SpeechTokenEngine(
-                    loaded.result(),
-                    sampling=directory.sampling,
-                    settings=settings.llm,
-                    mix_ratio=directory.mix_ratio,
-                    events=events,
-                )
-                for style, loaded in lms.items()
-            }
-            placement = replace(placement, flow_dtype=flow_net.result().dtype, vocoder_dtype=vocoder_net.result().dtype)
-            flow = _flow_decoder(flow_net.result().net, settings)
-            vocoder = fastest_vocoder(
-                vocoder_net.result().net,
-                crossfade=settings.acoustic.crossfade,
-                dtype=placement.vocoder_dtype,
-                records=not settings.llm.disable_cudagraph,
-            )
-        decoder = AcousticDecoder(
-            flow,
-            vocoder,
-            settings.acoustic,
-            chunk_tokens=directory.chunk_tokens,
-            lookahead_tokens=directory.lookahead_tokens,
-            events=events,
-        )
-        return cls(settings, directory, placement, frontend, llms, decoder, events)
+        return cls(load_parts(settings, events), events)
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new requests and wait for those inside; False when some are still there after the time."""
@@ -220,6 +144,7 @@ class TTSEngine:
             "acoustic": acoustic_health(self._decoder),
             "voice_cache": asdict(self._frontend.voice_cache_stats()),
             "phrase_cache": asdict(self._phrases.stats()),
+            "memory_plan": None if self._memory is None else self._memory.describe(),
             "resident_bytes": resident_bytes(),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
         }
@@ -368,19 +293,6 @@ class TTSEngine:
                 trace=narration.stream.trace,
             )
         )
-
-
-def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
-    prompt_bytes, stream_bytes = (
-        mb * 2**20 for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.stream_cache_mb)
-    )
-    runner = flow_runner(
-        net,
-        cache_bytes=prompt_bytes + stream_bytes,
-        steps=settings.acoustic.flow_steps,
-        most_graphs=0 if settings.llm.disable_cudagraph else settings.acoustic.flow_graphs,
-    )
-    return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=runner)
 
 
 def _start_run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from light_tts.cli import main
@@ -24,6 +26,12 @@ def test_four_sizes_of_gpu_and_a_published_model(capsys):
     assert tokens == sorted(tokens)
     assert tokens[-1] == 65536
     assert row(shown, "all of it") == ["7373", "11059", "14746", "22118"]
+
+
+@pytest.mark.parametrize("family", ["cosyvoice2", "cosyvoice3"])
+def test_the_documentation_shows_what_is_printed(capsys, family):
+    page = (Path(__file__).parents[1] / "docs" / "memory.md").read_text("utf-8")
+    assert table(capsys, "--family", family).strip() in page
 
 
 def test_the_settings_count(capsys):

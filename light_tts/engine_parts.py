@@ -1,0 +1,121 @@
+"""The parts of an engine, loaded from a model directory: networks side by side, caches of the sizes that fit."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from light_tts.acoustic.decoder import AcousticDecoder
+from light_tts.acoustic.flow import FlowDecoder
+from light_tts.acoustic.flow_graphs import flow_runner
+from light_tts.acoustic.vocoder_graph import fastest_vocoder
+from light_tts.assets import builtin_model_dir
+from light_tts.events import EngineEvents
+from light_tts.frontend.frontend import Frontend
+from light_tts.gpu_memory import claim_gpu_memory
+from light_tts.half_precision import load_finite_flow, load_finite_vocoder
+from light_tts.llm.engine import SpeechTokenEngine
+from light_tts.llm.quantization import matrix_maker
+from light_tts.llm.weight_plan import plan_weights
+from light_tts.memory_plan import MB, MemoryPlan
+from light_tts.models.model_dir import ModelDirectory
+from light_tts.models.nets.flow_net import FlowNet
+from light_tts.placement import Placement, place, prepare_cpu, prepare_gpu
+from light_tts.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class EngineParts:
+    """Everything of an engine that comes from the model, not started yet.
+
+    settings:  with caches that fit into the GPU.
+    llms:      by style, the default first.
+    memory:    the plan of the GPU's memory; None on CPU.
+    """
+
+    settings: Settings
+    model_name: str
+    placement: Placement
+    frontend: Frontend
+    llms: dict[str, SpeechTokenEngine]
+    decoder: AcousticDecoder
+    memory: MemoryPlan | None
+
+
+def load_parts(settings: Settings, events: EngineEvents) -> EngineParts:
+    """Load the model directory of the settings; see `TTSEngine.load`."""
+    prepare_gpu(os.environ)
+    weights = plan_weights(settings.llm)
+    placement = place(settings.model)
+    if placement.device.type == "cpu":
+        prepare_cpu(settings.model.cpu_threads)
+    directory = ModelDirectory.open(
+        Path(settings.model.model_dir or builtin_model_dir()),
+        styles_outside=settings.model.styles_outside_model_dir,
+    )
+    weights.check_layers(int(directory.backbone["num_hidden_layers"]))
+    memory = claim_gpu_memory(settings, directory, placement, weights)
+    if memory is not None:
+        settings = memory.apply(settings)
+    make_matrix = matrix_maker(weights, dtype=placement.llm_dtype, device=placement.device)
+    with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
+        flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
+        vocoder_net = pool.submit(load_finite_vocoder, directory, placement.vocoder_dtype, placement.device)
+        lms = {
+            style: pool.submit(
+                directory.load_llm,
+                style,
+                dtype=placement.llm_dtype,
+                device=placement.device,
+                make_matrix=make_matrix,
+            )
+            for style in directory.styles
+        }
+        frontend = Frontend.from_model_directory(
+            directory,
+            settings.frontend,
+            prompt_alignment=settings.acoustic.prompt_alignment,
+            first_hop_tokens=settings.acoustic.first_hop,
+        )
+        llms = {
+            style: SpeechTokenEngine(
+                loaded.result(),
+                sampling=directory.sampling,
+                settings=settings.llm,
+                mix_ratio=directory.mix_ratio,
+                events=events,
+            )
+            for style, loaded in lms.items()
+        }
+        placement = replace(placement, flow_dtype=flow_net.result().dtype, vocoder_dtype=vocoder_net.result().dtype)
+        flow = _flow_decoder(flow_net.result().net, settings)
+        vocoder = fastest_vocoder(
+            vocoder_net.result().net,
+            crossfade=settings.acoustic.crossfade,
+            dtype=placement.vocoder_dtype,
+            records=not settings.llm.disable_cudagraph,
+        )
+    decoder = AcousticDecoder(
+        flow,
+        vocoder,
+        settings.acoustic,
+        chunk_tokens=directory.chunk_tokens,
+        lookahead_tokens=directory.lookahead_tokens,
+        events=events,
+    )
+    return EngineParts(settings, directory.name, placement, frontend, llms, decoder, memory)
+
+
+def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
+    prompt_bytes, stream_bytes = (
+        mb * MB for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.stream_cache_mb)
+    )
+    runner = flow_runner(
+        net,
+        cache_bytes=prompt_bytes + stream_bytes,
+        steps=settings.acoustic.flow_steps,
+        most_graphs=0 if settings.llm.disable_cudagraph else settings.acoustic.flow_graphs,
+    )
+    return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=runner)
