@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_graphs import flow_runner
-from light_tts.acoustic.vocoder_graph import fastest_vocoder
+from light_tts.acoustic.vocoder import WaveDecoder
+from light_tts.acoustic.vocoder_graph import fastest_vocoder, record_ahead
 from light_tts.assets import builtin_model_dir
 from light_tts.events import EngineEvents
 from light_tts.frontend.frontend import Frontend
@@ -62,7 +65,7 @@ def load_parts(settings: Settings, events: EngineEvents) -> EngineParts:
     make_matrix = matrix_maker(weights, dtype=placement.llm_dtype, device=placement.device)
     with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
         flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
-        vocoder_net = pool.submit(load_finite_vocoder, directory, placement.vocoder_dtype, placement.device)
+        loaded_vocoder = pool.submit(_load_vocoder, directory, placement, settings)
         lms = {
             style: pool.submit(
                 directory.load_llm,
@@ -89,23 +92,39 @@ def load_parts(settings: Settings, events: EngineEvents) -> EngineParts:
             )
             for style, loaded in lms.items()
         }
-        placement = replace(placement, flow_dtype=flow_net.result().dtype, vocoder_dtype=vocoder_net.result().dtype)
+        # Recording waits for the whole device, which a recording on another thread would not survive: all are made on
+        # this thread, while the others load networks and compile kernels.
+        for llm in llms.values():
+            llm.capture()
         flow = _flow_decoder(flow_net.result().net, settings)
-        vocoder = fastest_vocoder(
-            vocoder_net.result().net,
-            crossfade=settings.acoustic.crossfade,
-            dtype=placement.vocoder_dtype,
-            records=not settings.llm.disable_cudagraph,
-        )
+        vocoder, vocoder_dtype = loaded_vocoder.result()
+    acoustic = settings.acoustic
+    vocoder = record_ahead(vocoder, crossfade=acoustic.crossfade, max_rows=acoustic.max_batch)
+    placement = replace(placement, flow_dtype=flow_net.result().dtype, vocoder_dtype=vocoder_dtype)
     decoder = AcousticDecoder(
         flow,
         vocoder,
-        settings.acoustic,
+        acoustic,
         chunk_tokens=directory.chunk_tokens,
         lookahead_tokens=directory.lookahead_tokens,
         events=events,
     )
     return EngineParts(settings, directory.name, placement, frontend, llms, decoder, memory)
+
+
+def _load_vocoder(
+    directory: ModelDirectory, placement: Placement, settings: Settings
+) -> tuple[WaveDecoder, torch.dtype]:
+    """The vocoder with its kernels compiled, and the precision it runs in."""
+    loaded = load_finite_vocoder(directory, placement.vocoder_dtype, placement.device)
+    vocoder = fastest_vocoder(
+        loaded.net,
+        crossfade=settings.acoustic.crossfade,
+        dtype=loaded.dtype,
+        max_rows=settings.acoustic.max_batch,
+        records=not settings.llm.disable_cudagraph,
+    )
+    return vocoder, loaded.dtype
 
 
 def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:

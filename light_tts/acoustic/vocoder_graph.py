@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,7 @@ from light_tts.acoustic.vocoder_rows import (
     row_bucket,
 )
 from light_tts.errors import EngineFailure
+from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.hift import HiftNet
 from light_tts.models.nets.hift_packed import HiftKernels, PackedHift
 from light_tts.types import MEL_BINS
@@ -36,7 +37,11 @@ from light_tts.types import MEL_BINS
 logger = logging.getLogger(__name__)
 
 MOST_FRAMES = 4096  # of one call, padding included: what bounds the memory of its activations
-_CATALOGUE_FRAMES = 208  # longest piece that streaming makes
+# Lengths recorded ahead: those of whole chunks, and one for what is shorter. The rest is padded to them, or recorded
+# when it is met.
+_CAUSAL_FRAMES = (32, 48, 64, 128, 160, 208)
+_SYMMETRIC_FRAMES = (32, 48, 64)
+_MOST_PADDED = 1.5  # a recorded call that is larger than that is not used in place of one of the right size
 
 
 class VocoderGraphs:
@@ -67,21 +72,34 @@ class VocoderGraphs:
         self._integers = torch.zeros(ROW_LADDER[-1], self._rows.num_integers, dtype=torch.int64, device=net.device)
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._memory: Any = None
+        self._is_full = False  # there was no memory for another recording
 
     @property
     def num_graphs(self) -> int:
         """Sizes recorded so far."""
         return len(self._graphs)
 
-    def capture(self) -> None:
-        """Record the sizes that streaming makes, the largest first; others are recorded when first met."""
+    def catalogue(self, max_rows: int = ROW_LADDER[-1]) -> list[tuple[int, int]]:
+        """Rows and frames of the calls that streaming makes with up to so many streams, the largest first."""
+        lengths = _CAUSAL_FRAMES if self.net.is_causal else _SYMMETRIC_FRAMES
+        most = row_bucket(min(max_rows, ROW_LADDER[-1]))
+        sizes = [(rows, frames) for rows in ROW_LADDER for frames in lengths if rows <= most]
+        return sorted((size for size in sizes if size[0] * size[1] <= MOST_FRAMES), key=lambda size: -size[0] * size[1])
+
+    @torch.inference_mode()
+    def compile(self, max_rows: int = ROW_LADDER[-1]) -> None:
+        """Compute a call of each size once, which compiles all kernels; other threads may be recording meanwhile."""
+        for rows, frames in self.catalogue(max_rows):
+            mel = torch.zeros(rows, frames, MEL_BINS, device=self.net.device)
+            self._rows.step(mel, self._padding(rows).to(self.net.device), self._pool)
+
+    def capture(self, max_rows: int = ROW_LADDER[-1]) -> None:
+        """Record the catalogue; other sizes are recorded when first met. No other thread may be recording."""
         if not self._records:
             return
         started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self.net.device)
-        sizes = [(rows, frames) for rows in ROW_LADDER for frames in FRAME_LADDER if frames <= _CATALOGUE_FRAMES]
-        for rows, frames in sorted(sizes, key=lambda size: -size[0] * size[1]):
-            if rows * frames <= MOST_FRAMES:
-                self._graph(rows, frames)
+        for rows, frames in self.catalogue(max_rows):
+            self._graph(rows, frames)
         taken_mb = (torch.cuda.memory_reserved(self.net.device) - before_bytes) / 2**20
         elapsed_s = time.perf_counter() - started_s
         logger.info("recorded %d CUDA graphs of the vocoder in %.1f s; %.0f MB", len(self._graphs), elapsed_s, taken_mb)
@@ -164,11 +182,13 @@ class VocoderGraphs:
         frames = frame_bucket(max(row.frames for row in group))
         num_rows = row_bucket(len(group))
         is_recorded = self._records and frames <= FRAME_LADDER[-1] and num_rows * frames <= MOST_FRAMES
-        padding = (self._pool.dump_slot, *self._rows.padding)
-        described = [row.integers for row in group] + [padding] * (num_rows - len(group))
-        integers = torch.tensor(described, dtype=torch.int64)
-        if is_recorded:
-            graph, samples = self._graph(num_rows, frames)
+        recorded = self._recorded(num_rows, frames) if is_recorded else None
+        if recorded is not None:
+            num_rows, frames = recorded
+        integers = self._padding(num_rows)
+        integers[: len(group)] = torch.tensor([row.integers for row in group])
+        if recorded is not None:
+            graph, samples = self._graphs[recorded]
             self._fill(self._view(num_rows, frames), group)
             self._integers[:num_rows].copy_(integers.pin_memory(), non_blocking=True)
             graph.replay()
@@ -178,6 +198,25 @@ class VocoderGraphs:
             samples = self._rows.step(mel, integers.to(self.net.device), self._pool)
         on_host = samples[: len(group), : max(row.end for row in group)].cpu()
         return [on_host[index, row.begin : row.end].clone() for index, row in enumerate(group)]
+
+    def _padding(self, rows: int) -> Tensor:
+        """Integers of rows that only fill a call."""
+        return torch.tensor([(self._pool.dump_slot, *self._rows.padding)] * rows, dtype=torch.int64)
+
+    def _recorded(self, rows: int, frames: int) -> tuple[int, int] | None:
+        """The recorded size to use for so many rows and frames, recorded now if need be; None: compute."""
+        size = recorded_size(self._graphs, rows, frames)
+        if size is not None or self._is_full:
+            return size
+        try:
+            self._graph(rows, frames)
+        except RuntimeError as error:  # out of memory, most likely; the call can still be computed
+            if is_device_lost(error):
+                raise
+            logger.warning("no more vocoder calls are recorded as CUDA graphs: %s", error)
+            self._is_full = True
+            return None
+        return rows, frames
 
     def _fill(self, mel: Tensor, group: Sequence[Row]) -> None:
         mel.zero_()
@@ -195,7 +234,7 @@ class VocoderGraphs:
         mel, integers = self._view(rows, frames), self._integers[:rows]
         with torch.inference_mode():
             mel.zero_()
-            integers.copy_(torch.tensor([(self._pool.dump_slot, *self._rows.padding)] * rows))
+            integers.copy_(self._padding(rows))
             self._rows.step(mel, integers, self._pool)  # compiles kernels and makes handles, which no recording may
             torch.cuda.synchronize(self.net.device)
             if self._memory is None:
@@ -208,18 +247,52 @@ class VocoderGraphs:
         return graph, samples
 
 
+def recorded_size(sizes: Iterable[tuple[int, int]], rows: int, frames: int) -> tuple[int, int] | None:
+    """The smallest of the recorded (rows, frames) that a call fits into without much padding; None: there is none."""
+    fitting = [
+        size
+        for size in sizes
+        if size[0] >= rows and size[1] >= frames and size[0] * size[1] <= _MOST_PADDED * rows * frames
+    ]
+    return min(fitting, key=lambda size: size[0] * size[1], default=None)
+
+
 def fastest_vocoder(
-    net: HiftNet, *, crossfade: Literal["unity", "reference"], dtype: torch.dtype, records: bool = True
+    net: HiftNet,
+    *,
+    crossfade: Literal["unity", "reference"],
+    dtype: torch.dtype,
+    max_rows: int = ROW_LADDER[-1],
+    records: bool = True,
 ) -> WaveDecoder:
-    """With recorded calls on a GPU; the plain one elsewhere, without Triton, or when `records` is False."""
+    """One whose calls can be recorded on a GPU, compiled; the plain one elsewhere, without Triton, or not `records`.
+
+    max_rows:  streams of one call, at most.
+    """
     if net.device.type != "cuda" or not records:
         return Vocoder(net, crossfade=crossfade)
     try:
         from light_tts.models.nets.hift_packed import triton_kernels
 
         vocoder = VocoderGraphs(net, triton_kernels(), crossfade=crossfade, dtype=dtype)
-        vocoder.capture()
+        vocoder.compile(max_rows)
     except Exception as error:  # an accelerator that may be missing, or fail to compile for this GPU
+        if is_device_lost(error):
+            raise
         logger.warning("the vocoder runs without CUDA graphs: %s: %s", type(error).__name__, error)
         return Vocoder(net, crossfade=crossfade)
+    return vocoder
+
+
+def record_ahead(vocoder: WaveDecoder, *, crossfade: Literal["unity", "reference"], max_rows: int) -> WaveDecoder:
+    """Record what streaming needs, where anything is recorded; the plain vocoder when that fails."""
+    if not isinstance(vocoder, VocoderGraphs):
+        return vocoder
+    try:
+        vocoder.capture(max_rows)
+    except Exception as error:  # whatever the driver says on a machine that nobody has tried
+        if is_device_lost(error):
+            raise
+        logger.warning("the vocoder runs without CUDA graphs: %s: %s", type(error).__name__, error)
+        return Vocoder(vocoder.net, crossfade=crossfade)
     return vocoder

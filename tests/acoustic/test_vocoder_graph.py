@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob
-from light_tts.acoustic.vocoder_graph import VocoderGraphs
+from light_tts.acoustic.vocoder_graph import MOST_FRAMES, VocoderGraphs, recorded_size
 from light_tts.errors import EngineFailure
 from light_tts.kernels.harmonic_source import counter_noise
 from light_tts.models.nets.hift import build_hift
@@ -140,6 +140,42 @@ def test_a_call_that_fails_before_it_began_changes_nothing(monkeypatch):
         with pytest.raises(TypeError):
             vocoder.decode(jobs)
     assert first.num_pending == 0
+
+
+@BOTH
+def test_few_sizes_are_recorded_ahead_and_every_chunk_fits_into_one(kind):
+    catalogue = VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False).catalogue(16)
+    assert len(catalogue) <= 30
+    assert all(rows * frames <= MOST_FRAMES for rows, frames in catalogue)
+    # Whole chunks of 50 frames; causal pieces come with 7 that waited, overlapping ones with 8 that are faded.
+    pieces = (57, 107, 157, 207) if kind == "causal" else (44, 58)
+    for rows in range(1, 17):
+        for frames in pieces:
+            bucket = 1 << (rows - 1).bit_length()
+            assert recorded_size(catalogue, bucket, frames) is not None
+    assert {rows for rows, _ in VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False).catalogue(3)} == {1, 2, 4}
+
+
+def test_a_call_takes_the_smallest_recorded_size_that_is_not_much_larger():
+    sizes = [(1, 32), (1, 64), (2, 64), (4, 208)]
+    assert recorded_size(sizes, 1, 32) == (1, 32)
+    assert recorded_size(sizes, 1, 48) == (1, 64)
+    assert recorded_size(sizes, 1, 24) == (1, 32)
+    assert recorded_size(sizes, 2, 32) is None
+    assert recorded_size(sizes, 4, 160) == (4, 208)
+    assert recorded_size(sizes, 8, 64) is None
+
+
+@BOTH
+def test_compiling_changes_no_stream(kind):
+    mel = MELS[kind].repeat(1, 6)
+    schedule = [[piece] for piece in cut(mel, (44, 50))]
+    vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False)
+    stream = vocoder.open(0)
+    first = vocoder.decode([VocoderJob(stream, tuple(schedule[0]), is_final=False)])[0]
+    vocoder.compile(2)
+    last = vocoder.decode([VocoderJob(stream, tuple(schedule[1]), is_final=True)])[0]
+    compare(kind, [[first, last]], [schedule])
 
 
 @pytest.mark.gpu
