@@ -24,7 +24,7 @@ from light_tts.backends import choose_backends
 from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, quantization_health, resident_bytes
 from light_tts.engine_parts import EngineParts, load_parts
 from light_tts.errors import UnknownModel
-from light_tts.events import NO_EVENTS, EngineEvents
+from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, StartProgress
 from light_tts.intake import Intake
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.narration import Narration
@@ -47,13 +47,16 @@ WARM_UP_TEXTS = ("Hello 1.", "你好 1。")
 class TTSEngine:
     """One loaded model and everything that runs on it. Make it with `load`; `close` it when done."""
 
-    def __init__(self, parts: EngineParts, events: EngineEvents = NO_EVENTS) -> None:
+    def __init__(
+        self, parts: EngineParts, events: EngineEvents = NO_EVENTS, progress: StartProgress = NO_PROGRESS
+    ) -> None:
         settings, frontend, llms, decoder = parts.settings, parts.frontend, parts.llms, parts.decoder
         self.settings = settings
         self.model_name = parts.model_name
         self.voices = frontend.voices
         self._placement = parts.placement
         self._memory = parts.memory
+        self._progress = progress
         self._frontend = frontend
         self._llms = llms
         self._decoder = decoder
@@ -82,15 +85,21 @@ class TTSEngine:
         self._supervisor.start()
 
     @classmethod
-    def load(cls, settings: Settings, events: EngineEvents = NO_EVENTS) -> TTSEngine:
+    def load(
+        cls, settings: Settings, events: EngineEvents = NO_EVENTS, progress: StartProgress = NO_PROGRESS
+    ) -> TTSEngine:
         """Load the model directory of the settings (default: the built-in model) and start the threads.
 
-        events is told what happens inside. Raises CheckpointError for a wrong or incomplete directory, ConfigError for
-        a device that is not there, for a GPU without room for the model, and for a file of quantisation that cannot be
-        followed.
+        events is told what happens inside, progress how far recording CUDA graphs has come, also by `warm_up`. Raises
+        CheckpointError for a wrong or incomplete directory, ConfigError for a device that is not there, for a GPU
+        without room for the model, and for a file of quantisation that cannot be followed.
         """
         read_templates(settings.short_text.short_templates)  # a wrong file is refused before anything is loaded
-        return cls(load_parts(settings, events), events)
+        try:
+            return cls(load_parts(settings, events, progress), events, progress)
+        except BaseException:
+            progress.close()
+            raise
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new requests and wait for those inside; False when some are still there after the time."""
@@ -162,7 +171,16 @@ class TTSEngine:
         """Run every stage once, so that the first listener does not pay for lazy set-up. Before the first request."""
         started_s = time.monotonic()
         decoder = self._decoder
-        measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=self.settings.acoustic.max_batch)
+        try:
+            measure_costs(
+                decoder.flow,
+                decoder.vocoder,
+                decoder.costs,
+                max_batch=self.settings.acoustic.max_batch,
+                progress=self._progress,
+            )
+        finally:
+            self._progress.close()
         for stream, text in zip((True, False), WARM_UP_TEXTS, strict=True):
             with self.submit(SynthesisRequest(text, stream=stream, seed=0)) as audio:
                 for _ in audio:

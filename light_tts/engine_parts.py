@@ -15,7 +15,7 @@ from light_tts.acoustic.flow_graphs import flow_runner
 from light_tts.acoustic.vocoder import WaveDecoder
 from light_tts.acoustic.vocoder_graph import fastest_vocoder, record_ahead
 from light_tts.assets import builtin_model_dir
-from light_tts.events import EngineEvents
+from light_tts.events import EngineEvents, StartProgress
 from light_tts.frontend.frontend import Frontend
 from light_tts.gpu_memory import claim_gpu_memory
 from light_tts.half_precision import load_finite_flow, load_finite_vocoder
@@ -47,7 +47,7 @@ class EngineParts:
     memory: MemoryPlan | None
 
 
-def load_parts(settings: Settings, events: EngineEvents) -> EngineParts:
+def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress) -> EngineParts:
     """Load the model directory of the settings; see `TTSEngine.load`."""
     prepare_gpu(os.environ)
     weights = plan_weights(settings.llm)
@@ -95,11 +95,11 @@ def load_parts(settings: Settings, events: EngineEvents) -> EngineParts:
         # Recording waits for the whole device, which a recording on another thread would not survive: all are made on
         # this thread, while the others load networks and compile kernels.
         for llm in llms.values():
-            llm.capture()
+            llm.capture(progress)
         flow = _flow_decoder(flow_net.result().net, settings)
         vocoder, vocoder_dtype = loaded_vocoder.result()
     acoustic = settings.acoustic
-    vocoder = record_ahead(vocoder, crossfade=acoustic.crossfade, max_rows=acoustic.max_batch)
+    vocoder = record_ahead(vocoder, crossfade=acoustic.crossfade, max_rows=acoustic.max_batch, progress=progress)
     placement = replace(placement, flow_dtype=flow_net.result().dtype, vocoder_dtype=vocoder_dtype)
     decoder = AcousticDecoder(
         flow,

@@ -71,3 +71,26 @@ class NoEvents:
 
 
 NO_EVENTS = NoEvents()
+
+
+class StartProgress(Protocol):
+    """A listener while an engine starts. Called on the thread that records, one part after the other."""
+
+    def recorded(self, what: str, done: int, total: int) -> None:
+        """So many of the calls of a stage have been recorded."""
+
+    def close(self) -> None:
+        """The start has ended, well or not."""
+
+
+class NoProgress:
+    """Listens to nothing."""
+
+    def recorded(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+NO_PROGRESS = NoProgress()

@@ -17,6 +17,7 @@ from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.acoustic.flow_states import KeptStates
 from light_tts.acoustic.flow_stream import FlowStream
 from light_tts.errors import EngineFailure, InvalidRequest, TextTooLong
+from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, FlowPrompt
 
@@ -68,9 +69,9 @@ class FlowDecoder:
         self.prompts = PromptCache(prompt_cache_bytes)
         self.stream_budget = ByteBudget(stream_cache_bytes)
 
-    def warm_up(self, max_rows: int) -> None:
+    def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """Get ready for the hops of up to so many streams, which may take seconds. When nobody else calls `decode`."""
-        self._runner.warm_up(max_rows)
+        self._runner.warm_up(max_rows, progress)
 
     def open(self, prompt: FlowPrompt, *, steps: int = 10, guidance: float = 0.7, stream: bool = True) -> FlowStream:
         """A new utterance in this voice.

@@ -18,6 +18,7 @@ from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_inputs import ANY_PAST, CallSize
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
+from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
@@ -172,24 +173,26 @@ class PagedRunner:
         return [mel[index, : 2 * row.num_tokens] for index, row in enumerate(rows)]
 
     @torch.inference_mode()
-    def warm_up(self, max_rows: int) -> None:
+    def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner."""
         if self._most_graphs:
-            self.record(
+            sizes = [
                 CallSize(rows, chunks, self.past_pages(0, chunks), self.pool.steps)
                 for rows in ROWS
                 for chunks in _WARM_CHUNKS
                 if rows <= max_rows and rows * chunks * self._net.chunk_frames <= _MOST_FRAMES
-            )
+            ]
+            self.record(sizes, progress)
 
     @torch.inference_mode()
-    def record(self, sizes: Iterable[CallSize]) -> None:
+    def record(self, sizes: Iterable[CallSize], progress: StartProgress = NO_PROGRESS) -> None:
         """Record calls ahead, as many as are kept. Raises what the driver or the compiler raises."""
         started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self._net.device)
         # The largest first: the others find their memory in what it leaves behind.
         wanted = sorted(set(sizes) - set(self._recorded), key=self._work, reverse=True)[-self._most_graphs :]
-        for size in wanted:
+        for done, size in enumerate(wanted, 1):
             self._record(size)
+            progress.recorded("flow", done, len(wanted))
         if wanted:
             taken_mb = (torch.cuda.memory_reserved(self._net.device) - before_bytes) / 2**20
             elapsed_s = time.perf_counter() - started_s

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow, run_rows
 from light_tts.acoustic.flow_states import FlowStates, KeptStates, allocate_states, states_bytes
+from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.models.nets.flow_net import FlowNet
 
 # Rows of one run are padded to the longest. More padding than this, and they run apart.
@@ -28,7 +29,7 @@ class FlowRunner(Protocol):
     def joins(self, group: Sequence[int], tokens: int) -> bool:
         """True when a row of so many tokens costs less in a run with these longer ones than by itself."""
 
-    def warm_up(self, max_rows: int) -> None:
+    def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """Get ready for the hops of up to so many streams. On the thread that calls `run`, or before there is one."""
 
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
@@ -54,7 +55,7 @@ class PlainRunner:
         most_padded = _MAX_PADDED_GPU if self._net.device.type == "cuda" else _MAX_PADDED_CPU
         return (len(group) + 1) * max(group) <= most_padded * (sum(group) + tokens)
 
-    def warm_up(self, max_rows: int) -> None:
+    def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner; nothing to do."""
 
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:

@@ -29,6 +29,7 @@ from light_tts.acoustic.vocoder_rows import (
     row_bucket,
 )
 from light_tts.errors import EngineFailure
+from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.hift import HiftNet
 from light_tts.models.nets.hift_packed import HiftKernels, PackedHift
@@ -93,13 +94,15 @@ class VocoderGraphs:
             mel = torch.zeros(rows, frames, MEL_BINS, device=self.net.device)
             self._rows.step(mel, self._padding(rows).to(self.net.device), self._pool)
 
-    def capture(self, max_rows: int = ROW_LADDER[-1]) -> None:
+    def capture(self, max_rows: int = ROW_LADDER[-1], progress: StartProgress = NO_PROGRESS) -> None:
         """Record the catalogue; other sizes are recorded when first met. No other thread may be recording."""
         if not self._records:
             return
         started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self.net.device)
-        for rows, frames in self.catalogue(max_rows):
-            self._graph(rows, frames)
+        sizes = self.catalogue(max_rows)
+        for done, size in enumerate(sizes, 1):
+            self._graph(*size)
+            progress.recorded("vocoder", done, len(sizes))
         taken_mb = (torch.cuda.memory_reserved(self.net.device) - before_bytes) / 2**20
         elapsed_s = time.perf_counter() - started_s
         logger.info("recorded %d CUDA graphs of the vocoder in %.1f s; %.0f MB", len(self._graphs), elapsed_s, taken_mb)
@@ -284,12 +287,18 @@ def fastest_vocoder(
     return vocoder
 
 
-def record_ahead(vocoder: WaveDecoder, *, crossfade: Literal["unity", "reference"], max_rows: int) -> WaveDecoder:
+def record_ahead(
+    vocoder: WaveDecoder,
+    *,
+    crossfade: Literal["unity", "reference"],
+    max_rows: int,
+    progress: StartProgress = NO_PROGRESS,
+) -> WaveDecoder:
     """Record what streaming needs, where anything is recorded; the plain vocoder when that fails."""
     if not isinstance(vocoder, VocoderGraphs):
         return vocoder
     try:
-        vocoder.capture(max_rows)
+        vocoder.capture(max_rows, progress)
     except Exception as error:  # whatever the driver says on a machine that nobody has tried
         if is_device_lost(error):
             raise

@@ -9,6 +9,7 @@ import torch
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.acoustic.vocoder import VocoderJob, WaveDecoder
+from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, SPEAKER_DIM, FlowPrompt
 
 # (rows, speech tokens of each), the most telling first: a chunk, more of them at once, a long hop.
@@ -18,14 +19,20 @@ REPEAT_BELOW_S = 0.1
 
 
 def measure_costs(
-    flow: FlowDecoder, vocoder: WaveDecoder, costs: CostTable, *, max_batch: int, budget_s: float = BUDGET_S
+    flow: FlowDecoder,
+    vocoder: WaveDecoder,
+    costs: CostTable,
+    *,
+    max_batch: int,
+    budget_s: float = BUDGET_S,
+    progress: StartProgress = NO_PROGRESS,
 ) -> None:
     """Time a few calls and tell the table; also brings in what loads lazily.
 
     Belongs to the thread that calls `flow.decode`, or comes before there is one. Stops before the call that, as it
     looks, would not end within `budget_s`; what was not timed is guessed from what was, and learnt in service.
     """
-    flow.warm_up(max_batch)
+    flow.warm_up(max_batch, progress)
     start_s = time.monotonic()
     first_rows, first_tokens = CALLS[0]
     _timed_call(flow, vocoder, first_rows, first_tokens)  # pays for lazy set-up; its time says nothing

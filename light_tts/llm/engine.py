@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 from light_tts.errors import Cancelled, ConfigError, EngineFailure, StageLost, TextTooLong
-from light_tts.events import NO_EVENTS, EngineEvents, LLMStep
+from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, LLMStep, StartProgress
 from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sampling_of
 from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
 from light_tts.llm.bistream import BiStreamLayout
@@ -102,7 +102,7 @@ class SpeechTokenEngine:
 
     # life
 
-    def capture(self) -> None:
+    def capture(self, progress: StartProgress = NO_PROGRESS) -> None:
         """Record steps as CUDA graphs, unless the settings forbid it; nothing may be running."""
         settings = self._settings
         if not settings.disable_cudagraph:
@@ -113,6 +113,7 @@ class SpeechTokenEngine:
                 most_tokens=self._max_rows,
                 warm_up_iterations=settings.graph_warmup_iterations,
                 overlaps=settings.overlap_kernels,
+                progress=progress,
             )
 
     def start(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 
@@ -16,16 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.draw import MAX_TOP_K
 from light_tts.llm.cuda_graph import GraphRecorder, why_not
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
-from light_tts.llm.padded_steps import PaddedSteps
+from light_tts.llm.padded_steps import PaddedSteps, Record, batch_ladder, packed_ladder
 from light_tts.llm.paged_attention import DecodeRows, PagedAttention, PagedKVCache, PrefillRows
 from light_tts.llm.pending import PendingDraws, SampledToken
 from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import Sampler, SamplingBatch
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import RowSampling, Sequence
+from light_tts.llm.step_inputs import StepViews
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.speech_lm import SpeechLM
 
@@ -81,6 +84,7 @@ class ModelRunner:
         most_tokens: int,
         warm_up_iterations: int = 1,
         overlaps: bool = False,
+        progress: StartProgress = NO_PROGRESS,
     ) -> None:
         """Record steps as CUDA graphs; no step may be computed meanwhile.
 
@@ -92,6 +96,7 @@ class ModelRunner:
         most_tokens:         of one sequence.
         warm_up_iterations:  runs of each step before it is recorded.
         overlaps:            try kernels that are launched before the one before has ended, where the GPU can.
+        progress:            is told of each recorded step.
         """
         if self._has_captured or self._device.type != "cuda":
             return
@@ -109,7 +114,7 @@ class ModelRunner:
                 )
                 self._padded = PaddedSteps(
                     self.cache,
-                    recorder,
+                    _told(recorder, len(batch_ladder(most_rows)) + len(packed_ladder(most_packed_rows)), progress),
                     win_size=self._sampler.win_size,
                     most_rows=most_rows,
                     most_packed_rows=most_packed_rows,
@@ -286,3 +291,17 @@ def _window(history: list[int], width: int) -> list[int]:
     """The last `width` ids, padded in front with an id that no draw equals."""
     last = history[-width:]
     return [-1] * (width - len(last)) + last
+
+
+def _told(record: Record, total: int, progress: StartProgress) -> Record:
+    """The same, and somebody is told how many of all steps have been recorded."""
+    done = 0
+
+    def told(views: StepViews) -> Callable[[], None]:
+        nonlocal done
+        replay = record(views)
+        done += 1
+        progress.recorded("language model", done, total)
+        return replay
+
+    return told

@@ -37,8 +37,9 @@ Load = Callable[[Settings, EngineEvents], OwnedEngine]
 def load_engine(settings: Settings, events: EngineEvents) -> OwnedEngine:
     """The engine of this package."""
     from light_tts.engine import TTSEngine
+    from light_tts.start_progress import terminal_progress
 
-    return TTSEngine.load(settings, events=events)
+    return TTSEngine.load(settings, events=events, progress=terminal_progress())
 
 
 class EngineLoading:

@@ -28,7 +28,7 @@ from light_tts.settings import ServerSettings, Settings
 
 class TTSEngine(FakeEngine):
     @classmethod
-    def load(cls, settings, events=None):
+    def load(cls, settings, events=None, progress=None):
         time.sleep({load_s})
         if {is_broken}:
             raise CheckpointError("model.pt is missing.")
