@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from light_tts.cpu_affinity import usable_cpus
 from light_tts.errors import ConfigError
 from light_tts.settings import DType, ModelSettings
 
@@ -84,7 +85,7 @@ def prepare_cpu(threads: int) -> None:
     threads:  of one operation. 0: half of the cores, at most 8, since two threads of ours compute at once, the language
               model's and the acoustic one.
     """
-    torch.set_num_threads(threads or max(1, min(8, (os.cpu_count() or 2) // 2)))
+    torch.set_num_threads(threads or max(1, min(8, usable_cpus() // 2)))
     # oneDNN keeps a compiled kernel for each of the last 1024 shapes, which took 200 MB more and saved no time.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 

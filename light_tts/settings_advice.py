@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from light_tts.cpu_affinity import usable_cpus
 from light_tts.settings import Settings
 
 FEWEST_GOOD_FLOW_STEPS = 4
@@ -31,7 +30,7 @@ def advice(settings: Settings) -> list[str]:
         )
     if settings.llm.greedy:
         found.append("greedy: always the most probable speech token, which sounds monotonous and may repeat itself")
-    cores = os.cpu_count() or 1
+    cores = usable_cpus()
     if settings.server.http_workers > cores:
         found.append(f"http_workers {settings.server.http_workers}: this machine has {cores} processors")
     return found

@@ -1,11 +1,13 @@
 import os
+import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 
-from light_tts.cpu_affinity import chosen_cpus, describe, divide, parse_cpus
+from light_tts.cpu_affinity import bind, chosen_cpus, describe, divide, parse_cpus
 from light_tts.errors import ConfigError
 from light_tts.settings import ServerSettings
 
@@ -64,6 +66,29 @@ def test_both_together_mean_what_both_allow(tmp_path):
 def test_engine_and_front_ends_get_their_own_where_there_are_enough(num_cpus, num_front_ends, engine, front):
     shares = divide(frozenset(range(num_cpus)), num_front_ends)
     assert tuple(map(describe, shares)) == (engine, front)
+
+
+def test_the_server_runs_where_it_is_told_to():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = ["--cpu-affinity", str(min(HERE)), "--port", str(taken.getsockname()[1])]
+        command = [sys.executable, "-m", "light_tts", "serve", *words]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert f"processors: {min(HERE)}\n" in result.stderr
+
+
+def test_what_is_bound_stays_bound_in_threads():
+    seen = []
+
+    def look():
+        bind(frozenset({min(HERE)}))
+        inner = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+        inner.start()
+        inner.join()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [{min(HERE)}]
 
 
 def test_a_wrong_processor_ends_the_command_with_2():

@@ -74,4 +74,4 @@ def is_ready(url):
 
 
 def speak(url, text="hello", **fields):
-    return httpx2.post(url + "/inference_zero_shot", data={"tts_text": text, "stream": "true", **fields}, timeout=30)
+    return httpx2.post(url + "/inference_zero_shot", data={"tts_text": text, "stream": "true", **fields}, timeout=120)

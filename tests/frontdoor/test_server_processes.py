@@ -1,5 +1,6 @@
 """A server of several processes from outside: one engine, no orphans, nothing left behind."""
 
+import os
 import signal
 import threading
 
@@ -131,11 +132,12 @@ def test_a_running_request_is_finished_before_the_exit_and_nothing_is_left(tmp_p
     assert not any(each.is_running() for each in family)
 
 
-def test_without_its_parent_nothing_stays(tmp_path):
-    with server(free_port(), tmp=tmp_path) as (process, url):
+def test_all_run_where_they_are_told_to_and_without_their_parent_none_stays(tmp_path):
+    [cpu, *_] = os.sched_getaffinity(0)
+    with server(free_port(), tmp=tmp_path, cpus=frozenset({cpu})) as (process, url):
         wait_for(lambda: is_ready(url))
         family = family_of(process.pid)
-        assert len(family) == 3
+        assert [each.cpu_affinity() for each in family] == [[cpu]] * 3
         process.kill()
         _, alive = psutil.wait_procs(family, timeout=20)
         assert alive == []

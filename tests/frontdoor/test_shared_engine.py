@@ -14,13 +14,16 @@ from light_tts.frontdoor.shared_engine import private_directory
 from tests.frontdoor.processes import ENGINE_COMMAND, ROOT, environment, family_of, is_ready, speak, wait_for
 from tests.server.test_api_server import free_port
 
+FAKE_APP = "tests.frontdoor.wsgi_app:app"
+ENGINE_MODULES = {ENGINE_COMMAND[-1], "light_tts.frontdoor.engine_process"}
+
 
 @contextlib.contextmanager
-def gunicorn(tmp, *arguments, workers=2, variables=()):
+def gunicorn(tmp, *arguments, workers=2, variables=(), worker="uvicorn_worker.UvicornWorker", app=FAKE_APP):
     """(process, URL) of a master with its workers."""
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", str(workers)]
-    command += ["-b", f"127.0.0.1:{port}", *arguments, "tests.frontdoor.wsgi_app:app"]
+    command = [sys.executable, "-m", "gunicorn", "-k", worker, "-w", str(workers)]
+    command += ["-b", f"127.0.0.1:{port}", *arguments, app]
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -45,13 +48,13 @@ def engines_of(tmp):
     found = []
     for each in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if ENGINE_COMMAND[-1] in each.cmdline() and each.environ().get("XDG_RUNTIME_DIR") == str(tmp):
+            if ENGINE_MODULES & {*each.cmdline()} and each.environ().get("XDG_RUNTIME_DIR") == str(tmp):
                 found.append(each)
     return found
 
 
 def workers_of(process):
-    return [each for each in family_of(process.pid) if ENGINE_COMMAND[-1] not in each.cmdline()]
+    return [each for each in family_of(process.pid) if not ENGINE_MODULES & {*each.cmdline()}]
 
 
 def num_front_ends(url):
@@ -114,3 +117,19 @@ def test_a_directory_that_others_can_enter_is_refused(tmp_path, monkeypatch):
     directory.chmod(0o755)
     with pytest.raises(ConfigError, match="nobody else can enter"):
         private_directory()
+
+
+@pytest.mark.slow
+def test_the_wrapper_of_the_guides_loads_the_builtin_voice_once(tmp_path):
+    variables = {"LIGHT_TTS_VOICES_DIR": str(tmp_path / "voices"), "LIGHT_TTS_DEVICE": "cpu"}
+    wrapper = gunicorn(tmp_path, worker="uvicorn.workers.UvicornWorker", app="wsgi_wrapper:app", variables=variables)
+    with wrapper as (process, url):
+        wait_for(lambda: is_ready(url) and num_front_ends(url) == 2, timeout_s=240)
+        [engine] = engines_of(tmp_path)
+        first = speak(url, "Hello.", spk_id="en_female", seed=1)
+        assert (first.status_code, len(first.content) > 10_000) == (200, True)
+        workers_of(process)[0].kill()
+        wait_for(lambda: num_front_ends(url) == 1)
+        wait_for(lambda: num_front_ends(url) == 2)
+        assert speak(url, "Hello.", spk_id="en_female", seed=1).content == first.content
+        assert engines_of(tmp_path) == [engine]
