@@ -10,6 +10,7 @@ LightTTSError
 │   ├── UnknownModel
 │   └── Unsupported       asked for something this model or installation does not have
 ├── Overloaded            bounded queue full; try again
+├── NotReady              the engine loads, or cannot serve now
 ├── RateLimited           the caller has used up its own share; try again
 ├── DeadlineExceeded      the request's time ran out
 ├── Cancelled             the caller went away or asked to stop
@@ -96,6 +97,12 @@ class RateLimited(LightTTSError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NotReady(LightTTSError):
+    """The engine is still loading, or cannot serve now."""
+
+    code = "NOT_READY"
 
 
 class DeadlineExceeded(LightTTSError):

@@ -22,7 +22,7 @@ from light_tts.speech_engine import SpeechEngine, VoiceRegistry
 
 logger = logging.getLogger(__name__)
 
-CALL_THREADS = 4
+POOL_THREADS = 2
 
 
 class EngineHouse:
@@ -35,7 +35,8 @@ class EngineHouse:
     def __init__(self, listener: socket.socket, metrics: Metrics) -> None:
         self.engine: SpeechEngine | None = None
         self.on_deserted: Callable[[], None] | None = None
-        self.calls = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="calls")
+        self.questions = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="questions")
+        self.extractions = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="extractions")
         self.metrics = ServerMetrics(metrics, self.health, self.gpu_memory)
         self._listener = listener
         self._wake, self._woken = socket.socketpair()
@@ -83,7 +84,8 @@ class EngineHouse:
             session.close()
         for thread in threads:
             thread.join()
-        self.calls.shutdown()
+        self.questions.shutdown()
+        self.extractions.shutdown()
 
     # House
 

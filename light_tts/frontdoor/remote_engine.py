@@ -22,7 +22,7 @@ import msgspec
 
 from light_tts import __version__
 from light_tts.audio_stream import AudioStream
-from light_tts.errors import EngineFailure, LightTTSError, StageLost
+from light_tts.errors import EngineFailure, LightTTSError, NotReady
 from light_tts.frontdoor.channel import Channel
 from light_tts.frontdoor.messages import (
     Answer,
@@ -57,6 +57,7 @@ from light_tts.types import ReferenceAudio, RegisteredVoice, SynthesisRequest
 logger = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 60.0  # the longest wait is for a new voice, whose recording is read by the models
+HEALTH_TIMEOUT_S = 5.0
 
 Connect = Callable[[], socket.socket]
 
@@ -130,16 +131,16 @@ class RemoteEngine:
     def health(self) -> dict[str, Any]:
         """See SpeechEngine."""
         try:
-            health: dict[str, Any] = self._ask(AskHealth)["health"]
-        except EngineFailure as error:
+            health: dict[str, Any] = self._ask(AskHealth, timeout_s=HEALTH_TIMEOUT_S)["health"]
+        except NotReady as error:
             return {"ready": False, "error": str(error), "running": 0, "queued": 0}
         return health
 
     def gpu_memory(self) -> dict[str, Any] | None:
         """See SpeechEngine."""
         try:
-            memory: dict[str, Any] | None = self._ask(AskHealth)["gpu_memory"]
-        except EngineFailure:
+            memory: dict[str, Any] | None = self._ask(AskHealth, timeout_s=HEALTH_TIMEOUT_S)["gpu_memory"]
+        except NotReady:
             return None
         return memory
 
@@ -196,7 +197,7 @@ class RemoteEngine:
             self._text.check(text or "", field)
 
     def _register(self, number: int, stream: RemoteStream | RemoteTextStream) -> None:
-        """Have records for the request delivered. Raises EngineFailure while there is no engine."""
+        """Have records for the request delivered. Raises NotReady while there is no engine."""
         with self._lock:
             if not self._is_welcome:
                 raise _lost()
@@ -227,8 +228,8 @@ class RemoteEngine:
         if channel is not None:
             channel.send(record)
 
-    def _ask(self, kind: Callable[..., msgspec.Struct], *values: object) -> Any:
-        """Ask the engine's process, and wait. Raises the error it answers with, EngineFailure when it does not."""
+    def _ask(self, kind: Callable[..., msgspec.Struct], *values: object, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Ask the engine's process, and wait. Raises the error it answers with, NotReady when it does not answer."""
         number = next(self._numbers)
         future: Future[Any] = Future()
         with self._lock:
@@ -237,11 +238,11 @@ class RemoteEngine:
             self._calls[number] = future
         self._send(kind(number, *values))
         try:
-            return future.result(ANSWER_TIMEOUT_S)
+            return future.result(timeout_s)
         except TimeoutError:
             with self._lock:
                 self._calls.pop(number, None)
-            raise EngineFailure(f"The speech engine did not answer within {ANSWER_TIMEOUT_S:g} s.") from None
+            raise NotReady(f"The process of the speech engine did not answer within {timeout_s:g} s.") from None
 
     # the thread that reads
 
@@ -337,10 +338,10 @@ class RemoteObserver:
         self._engine._send(Ended(summary))
 
     def page(self) -> bytes:
-        """See RequestObserver. Raises EngineFailure while there is no process to count."""
-        page: bytes = self._engine._ask(AskMetrics)
+        """See RequestObserver. Raises NotReady while there is no process to count."""
+        page: bytes = self._engine._ask(AskMetrics, timeout_s=HEALTH_TIMEOUT_S)
         return page
 
 
-def _lost() -> StageLost:
-    return StageLost("The process of the speech engine has ended; another one is being started.")
+def _lost() -> NotReady:
+    return NotReady("The process of the speech engine has ended; another one is being started.")

@@ -15,7 +15,7 @@ import numpy as np
 
 from light_tts import __version__
 from light_tts.audio_stream import AudioStream, Mailbox
-from light_tts.errors import ConfigError, EngineFailure, LightTTSError
+from light_tts.errors import ConfigError, EngineFailure, LightTTSError, NotReady
 from light_tts.frontdoor import messages
 from light_tts.frontdoor.channel import Channel
 from light_tts.frontdoor.messages import Answer, Audio, End, Failed, ToEngine
@@ -36,8 +36,12 @@ class House(Protocol):
         """None while it loads."""
 
     @property
-    def calls(self) -> Executor:
-        """Where questions that take their time are answered."""
+    def questions(self) -> Executor:
+        """Where what takes milliseconds is answered."""
+
+    @property
+    def extractions(self) -> Executor:
+        """Where voices are made of recordings, which takes seconds."""
 
     def introduce(self, session: Session) -> None:
         """A front end has said who it is: tell it what it has missed, and from now on what all are told."""
@@ -129,10 +133,7 @@ class Session:
     def _begin(self, number: int, begin: Callable[[SpeechEngine], AudioStream]) -> None:
         forwarded = _Forwarded(number, self.send)
         try:
-            engine = self._house.engine
-            if engine is None:
-                raise EngineFailure("The engine has not been loaded.")
-            stream = begin(engine)
+            stream = begin(self._ready_engine())
         except LightTTSError as error:
             forwarded.put(error)
             return
@@ -191,7 +192,7 @@ class Session:
             engine.voices.add(record.name, record.recording, record.prompt_text, record.language, record.consent)
             self._house.voices_changed()
 
-        self._answer(record.call, add)
+        self._answer(record.call, add, self._house.extractions)
 
     def _remove_voice(self, record: messages.RemoveVoice) -> None:
         def remove(engine: SpeechEngine) -> None:
@@ -204,26 +205,27 @@ class Session:
         self._answer(record.call, lambda engine: self._house.voices_changed())
 
     def _ask_health(self, record: messages.AskHealth) -> None:
-        self._house.calls.submit(
+        self._house.questions.submit(
             self._send_answer,
             record.call,
             lambda: {"health": self._house.health(), "gpu_memory": self._house.gpu_memory()},
         )
 
     def _ask_metrics(self, record: messages.AskMetrics) -> None:
-        self._house.calls.submit(self._send_answer, record.call, self._house.page)
+        self._house.questions.submit(self._send_answer, record.call, self._house.page)
 
-    def _answer(self, call: int, work: Callable[[SpeechEngine], object]) -> None:
-        def run() -> object:
-            engine = self._house.engine
-            if engine is None:
-                raise EngineFailure("The engine has not been loaded.")
-            return work(engine)
+    def _answer(self, call: int, work: Callable[[SpeechEngine], object], where: Executor | None = None) -> None:
+        executor = where or self._house.questions
+        executor.submit(self._send_answer, call, lambda: work(self._ready_engine()))
 
-        self._house.calls.submit(self._send_answer, call, run)
+    def _ready_engine(self) -> SpeechEngine:
+        engine = self._house.engine
+        if engine is None or not engine.is_ready:
+            raise NotReady("The speech engine is not ready; /health says why.")
+        return engine
 
     def _send_answer(self, call: int, work: Callable[[], object]) -> None:
-        """On the pool of calls."""
+        """On a pool."""
         try:
             answer = Answer(call, work())
         except LightTTSError as error:

@@ -19,6 +19,7 @@ from light_tts.errors import (
     EngineFailure,
     InvalidRequest,
     LightTTSError,
+    NotReady,
     Overloaded,
     RateLimited,
     StageLost,
@@ -93,12 +94,6 @@ class Forbidden(LightTTSError):
     """The key is known, but lacks the right."""
 
     code = "FORBIDDEN"
-
-
-class NotReady(LightTTSError):
-    """The model is still loading, or the engine has stopped."""
-
-    code = "NOT_READY"
 
 
 class BrokenAnswer(Exception):

@@ -65,8 +65,7 @@ async def liveness() -> JSONResponse:
 @router.get("/readiness")
 async def readiness(request: Request) -> JSONResponse:
     """200 once requests can be served, else 503."""
-    engine = server_state(request).engine
-    is_ready = engine is not None and engine.is_ready
+    is_ready = bool((await _aside(server_state(request).health))["ready"])
     return JSONResponse({"status": "ok" if is_ready else "not ready"}, 200 if is_ready else 503)
 
 

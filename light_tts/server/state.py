@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection
 
-from light_tts.server.errors import NotReady
+from light_tts.errors import NotReady
 from light_tts.server.request_observer import RequestObserver
 from light_tts.server.request_record import RequestRecord
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from light_tts.errors import BadAudio, EngineFailure, Overloaded, StageLost, TextTooLong, UnknownVoice
+from light_tts.errors import BadAudio, EngineFailure, NotReady, Overloaded, TextTooLong, UnknownVoice
 from light_tts.frontdoor.remote_engine import RemoteObserver
 from light_tts.server.request_observer import RequestSummary
 from light_tts.types import (
@@ -148,12 +148,12 @@ def test_an_engine_that_dies_fails_its_requests_and_the_next_one_serves(pair):
     pair.address += "2"
     pair.open_house()
     old.close()
-    with pytest.raises(StageLost):
+    with pytest.raises(NotReady):
         next(chunks)
     assert remote._streams == {}
     wait_until(lambda: remote._channel is not None)
     assert not remote.is_ready
-    with pytest.raises(EngineFailure):
+    with pytest.raises(NotReady):
         remote.submit(SynthesisRequest("hello"))
     pair.house.welcome(pair.engine)
     wait_until(lambda: remote.is_ready)
@@ -178,6 +178,15 @@ def test_an_engine_that_cannot_be_loaded_says_why(pair, tmp_path):
     assert not pair.open_front_end(is_welcome=False).is_ready
     wait_until(lambda: pair.reasons)
     assert str(pair.reasons[0]) == "llm.pt is missing."
+
+
+def test_an_engine_that_cannot_serve_is_not_ready_at_any_front_end(pair):
+    remote = pair.open_front_end()
+    pair.engine.ready, pair.engine.failure = False, "acoustic: the thread has died"
+    health = remote.health()
+    assert (health["ready"], health["error"]) == (False, "acoustic: the thread has died")
+    with pytest.raises(NotReady):
+        samples_of(remote.submit(SynthesisRequest("hello")))
 
 
 def test_health_and_names_are_the_engines(pair):
