@@ -178,6 +178,22 @@ def test_compiling_changes_no_stream(kind):
     compare(kind, [[first, last]], [schedule])
 
 
+@BOTH
+def test_without_memory_for_a_recording_calls_are_computed(kind, monkeypatch, caplog):
+    vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS)
+    attempts = []
+
+    def no_memory(rows, frames):
+        attempts.append((rows, frames))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vocoder, "_graph", no_memory)
+    schedule = [[piece] for piece in cut(MELS[kind].repeat(1, 6), (44, 50, 12))]
+    compare(kind, together(vocoder, [schedule]), [schedule])
+    assert len(attempts) == 1, "once is enough"
+    assert "no more vocoder calls are recorded" in caplog.text
+
+
 @pytest.mark.gpu
 @BOTH
 @pytest.mark.parametrize(
