@@ -12,7 +12,7 @@ A weight is its code times its scale. Codes are exact in float16 and in bfloat16
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,20 @@ class QuantizedWeights:
     def to(self, device: torch.device | str) -> QuantizedWeights:
         """The same on a device."""
         return QuantizedWeights(self.kind, self.codes.to(device), self.scales.to(device), self.num_inputs)
+
+
+class Around(NamedTuple):
+    """What a kernel computes before and after its product, as in `small_linear.py`.
+
+    norm, eps:  of the rows before the product; None: they are taken as they are.
+    is_gated:   the halves of the product are gate and up.
+    overlaps:   the kernel is launched before the one before it has ended; see `triton_math.begin`.
+    """
+
+    norm: Tensor | None = None
+    eps: float = 0.0
+    is_gated: bool = False
+    overlaps: bool = False
 
 
 def quantize(weights: Tensor, kind: WeightKind) -> QuantizedWeights:

@@ -215,6 +215,11 @@ class SmallLinear:
     def __init__(self, workspace: SplitWorkspace, *, pdl: bool = False) -> None:
         self._workspace, self._pdl = workspace, pdl
 
+    @property
+    def overlaps(self) -> bool:
+        """True when its kernels are launched before the one before them has ended."""
+        return self._pdl
+
     def norm_linear(self, hidden: Tensor, norm: Tensor, eps: float, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See `norm_linear_plain`; `hidden` must be contiguous, and so must the transpose of `weight`."""
         out = torch.empty(len(hidden), weight.shape[1], dtype=weight.dtype, device=hidden.device)

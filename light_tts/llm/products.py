@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from light_tts.kernels.quantized_weights import Around
 from light_tts.models.nets.matrix import Matrix, PlainMatrix
+from light_tts.models.nets.quantized_matrix import QuantizedMatrix
 from light_tts.models.nets.speech_lm import SpeechLM
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class SeparateProducts:
 
 
 class FusedProducts(SeparateProducts):
-    """One kernel each, where the matrix is a plain one; for few rows."""
+    """One kernel each, where the matrix is a plain one or has kernels of its own; for few rows."""
 
     def __init__(self, rms_norm: RmsNorm, silu_mul: SiluMul, linear: SmallLinear) -> None:
         super().__init__(rms_norm, silu_mul)
@@ -53,21 +55,28 @@ class FusedProducts(SeparateProducts):
 
     def norm_multiply(self, hidden: Tensor, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
         """See `SeparateProducts.norm_multiply`."""
-        if not isinstance(matrix, PlainMatrix):
-            return super().norm_multiply(hidden, norm, eps, matrix)
-        return self._linear.norm_linear(hidden, norm, eps, matrix.weight, matrix.bias)
+        if isinstance(matrix, PlainMatrix):
+            return self._linear.norm_linear(hidden, norm, eps, matrix.weight, matrix.bias)
+        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None:
+            return matrix.kernels(hidden, matrix.bias, around=Around(norm, eps, overlaps=self._linear.overlaps))
+        return super().norm_multiply(hidden, norm, eps, matrix)
 
     def norm_gated(self, hidden: Tensor, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
         """See `SeparateProducts.norm_gated`."""
-        if not isinstance(matrix, PlainMatrix):
-            return super().norm_gated(hidden, norm, eps, matrix)
-        return self._linear.norm_gated(hidden, norm, eps, matrix.weight)
+        if isinstance(matrix, PlainMatrix):
+            return self._linear.norm_gated(hidden, norm, eps, matrix.weight)
+        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None:
+            around = Around(norm, eps, is_gated=True, overlaps=self._linear.overlaps)
+            return matrix.kernels(hidden, around=around)
+        return super().norm_gated(hidden, norm, eps, matrix)
 
     def accumulate(self, total: Tensor, rows: Tensor, matrix: Matrix) -> Tensor:
         """See `SeparateProducts.accumulate`."""
-        if not isinstance(matrix, PlainMatrix):
-            return super().accumulate(total, rows, matrix)
-        return self._linear.linear_add(total, rows, matrix.weight)
+        if isinstance(matrix, PlainMatrix):
+            return self._linear.linear_add(total, rows, matrix.weight)
+        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None:
+            return matrix.kernels(rows, total, in_place=True, around=Around(overlaps=self._linear.overlaps))
+        return super().accumulate(total, rows, matrix)
 
     def logits(self, hidden: Tensor, lm: SpeechLM) -> Tensor:
         """See `SeparateProducts.logits`."""

@@ -10,7 +10,8 @@ from light_tts.kernels.fp8_product import (
     round_rows_plain,
     why_no_fp8_product,
 )
-from light_tts.kernels.quantized_weights import dequantize, product_plain, quantize
+from light_tts.kernels.quantized_weights import Around, dequantize, product_plain, quantize
+from light_tts.kernels.small_linear import norm_gated_plain, norm_linear_plain
 
 KINDS = ("int8", "int4", "fp8")
 # Largest share of a normal matrix that rounding takes away.
@@ -175,3 +176,24 @@ def test_tensor_cores_agree_with_the_plain_product_of_rounded_rows(has_base, num
     found = fp8_product(rows, weights, base, round_rows, in_place=has_base)
     assert loss(found, expected) < 8e-3
     assert not has_base or found is base
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("num_rows", "shape"), [(1, (18, 300)), (2, (8, 600)), (3, (20, 200)), (40, (34, 130)), (70, (66, 70))], ids=str
+)
+def test_norm_and_gate_may_be_part_of_the_product(device, kind, num_rows, shape):
+    from light_tts.kernels.quantized_product_triton import QuantizedProduct
+
+    weights = quantize(normal(*shape, seed=4), kind).to(device)
+    product = QuantizedProduct(weights)
+    rows = normal(num_rows, shape[1], seed=5, scale=3.0).to(device)
+    norm = 1.0 + 0.1 * normal(shape[1], seed=6).to(device)
+    bias = normal(shape[0], seed=7).to(device)
+    exact = dequantize(weights).t()
+    expected = norm_linear_plain(rows, norm, 1e-6, exact, bias)
+    assert loss(product(rows, bias, around=Around(norm, 1e-6)), expected) < 1e-5
+    expected = norm_gated_plain(rows, norm, 1e-6, exact)
+    found = product(rows, around=Around(norm, 1e-6, is_gated=True))
+    assert found.shape == (num_rows, shape[0] // 2)
+    assert loss(found, expected) < 1e-5
