@@ -1,7 +1,4 @@
-"""The built-in backend: many runs at once on one network. A step is *schedule, launch, sample, hand over*.
-
-Where steps are recorded, the next one is launched before the ids of the last are handed over, so that the device never
-waits for the host: a run goes on as if its id were a code, and what was computed for one that is none is dropped.
+"""The built-in backend: many runs at once on one network.
 
 One thread owns the scheduler, the pages and every sequence. Other threads leave commands and wake it; when there is
 nothing to compute it sleeps until the next command.
@@ -18,25 +15,24 @@ from dataclasses import replace
 from functools import partial
 
 from light_tts.errors import Cancelled, ConfigError, EngineFailure, StageLost, TextTooLong
-from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, LLMStep, StartProgress
+from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, StartProgress
+from light_tts.llm import listeners
 from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sampling_of
 from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
 from light_tts.llm.bistream import BiStreamLayout
 from light_tts.llm.block_manager import BlockManager
 from light_tts.llm.handles import RunInProgress, TextRunInProgress
-from light_tts.llm.isolation import IsolatingRunner, StepInProgress
 from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import Layout, OneWayLayout
 from light_tts.llm.lead_limit import LeadLimit
 from light_tts.llm.model_runner import ModelRunner
-from light_tts.llm.pending import SampledToken
 from light_tts.llm.quantization import llm_memory
 from light_tts.llm.random import run_key
-from light_tts.llm.sampler import INVALID_TOKEN
-from light_tts.llm.scheduler import Chunk, Scheduler
-from light_tts.llm.sequence import RowSampling, SequenceState
+from light_tts.llm.scheduler import Scheduler
+from light_tts.llm.sequence import RowSampling
 from light_tts.llm.sequence import Sequence as Run
 from light_tts.llm.silence import SilenceFilter
+from light_tts.llm.step_cycle import StepCycle, failure
 from light_tts.models.nets.speech_lm import SpeechLM
 from light_tts.settings import LLMSettings
 from light_tts.types import FinishReason, LLMPrompt, SamplingOptions, TokenSink
@@ -77,7 +73,6 @@ class SpeechTokenEngine:
         self._events = events
         self.on_death: Callable[[], None] = _nothing
         self.busy_since_s: float | None = None
-        self._lead_limit = LeadLimit(settings.max_lead_s)
         self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
         self._runner = ModelRunner(
             lm,
@@ -89,15 +84,14 @@ class SpeechTokenEngine:
         )
         self.memory = llm_memory(lm, self._runner.cache)
         logger.info("language model: %s", self.memory)
-        self._isolation = IsolatingRunner(self._runner)
         self._wake = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._live: set[Run] = set()
         self._thread: threading.Thread | None = None
         self._is_closing = False
         self._error: Exception | None = None
-        self._in_progress: StepInProgress | None = None
-        self._num_arrivals = self._num_steps = self._num_codes = 0
+        self._num_arrivals = 0
+        self._num_steps = self._num_codes = 0  # before the last failure
         self._reset()
 
     # life
@@ -122,6 +116,8 @@ class SpeechTokenEngine:
         with self._wake:
             assert self._thread is None or not self._thread.is_alive(), "the engine is already running"
             if self._error is not None:
+                self._num_steps += self._cycle.num_steps
+                self._num_codes += self._cycle.num_codes
                 self._reset()
             self._is_closing, self._error = False, None
             self._thread = threading.Thread(target=self._work, name="llm", daemon=True)
@@ -216,83 +212,9 @@ class SpeechTokenEngine:
     def step(self) -> bool:
         """One step by hand, for callers that run no thread. Returns True when something was computed."""
         self._obey()
-        before, self._in_progress = self._in_progress, None
-        self._keep_to_the_lead()
-        chunks = self._scheduler.schedule()
-        launched = self._launch(chunks) if chunks else None
-        if before is not None:
-            self._finish(before)
-        if launched is not None and self._runner.is_ahead:
-            self._in_progress = launched
-        elif launched is not None:
-            self._finish(launched)
+        was_busy = self._cycle.step()
         self._note_stats()
-        return launched is not None or before is not None
-
-    def _keep_to_the_lead(self) -> None:
-        """Let runs rest that are far ahead of their listeners while there are others, and let them go on in time."""
-        if not self._lead_limit.max_lead_s:
-            return
-        scheduler, now_s = self._scheduler, time.monotonic()
-        is_alone = len(scheduler.running) + len(scheduler.waiting) + len(scheduler.resting) <= 1
-        for run in [] if is_alone else list(scheduler.running):
-            if self._lead_limit.is_exceeded(run, now_s):
-                scheduler.rest(run)
-        for run in list(scheduler.resting):
-            if is_alone or self._lead_limit.goes_on_at(run) <= now_s:
-                scheduler.go_on(run)
-
-    def _launch(self, chunks: list[Chunk]) -> StepInProgress:
-        step = self._isolation.launch(chunks)
-        self._scheduler.commit(step.begun)
-        for run, error in step.failed:
-            self._give_up(run, error)
-        return step
-
-    def _finish(self, step: StepInProgress) -> None:
-        tokens, seconds = self._isolation.finish(step)
-        for sampled in tokens:
-            self._hand_over(sampled)
-        for chunk in step.begun:
-            if not chunk.sequence.num_drawing:
-                self._scheduler.settle(chunk.sequence)
-        self._num_steps += 1
-        self._events.llm_step(LLMStep(seconds, len(step.begun), step.num_rows))
-
-    def _give_up(self, run: Run, error: Exception) -> None:
-        logger.error("a run of the language model failed alone and ends", exc_info=error)
-        self._discard(run)
-        self._end(run, _failure(EngineFailure, error))
-
-    def _hand_over(self, sampled: SampledToken) -> None:
-        (run, start, _, _, is_ahead), token = sampled
-        if not run.arrive(start, is_ahead) or run.state is SequenceState.FINISHED:
-            return
-        if token == INVALID_TOKEN:
-            self._discard(run)
-            self._end(run, EngineFailure("The language model produced values that are not numbers."))
-            return
-        layout = run.layout
-        num_rows = len(layout.rows)
-        code = layout.accept(token)
-        if code is None:
-            run.take_back(num_rows)
-        else:
-            if run.first_code_s is None:
-                run.first_code_s = time.monotonic()
-            self._num_codes += 1
-            if run.silence.keeps(code) and not self._put(run, code):
-                self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
-                return
-        if layout.finish_reason is not None:
-            self._end(run, layout.finish_reason)
-
-    def _discard(self, run: Run) -> None:
-        """Let nothing that is not finite stay in the pages of a run."""
-        self._scheduler.blocks.forget(run.blocks)
-        own = [block for block in run.blocks if not self._scheduler.blocks.is_shared(block)]
-        if own:
-            self._runner.scrub(own)
+        return was_busy
 
     # ends
 
@@ -304,31 +226,7 @@ class SpeechTokenEngine:
         self._runner.forget(run)
         with self._wake:
             self._live.discard(run)
-        self._tell_outcome(run, outcome)
-
-    def _tell_outcome(self, run: Run, outcome: FinishReason | Exception) -> None:
-        if isinstance(outcome, FinishReason):
-            self._tell(partial(run.sink.end, outcome))
-        else:
-            self._tell(partial(run.sink.fail, outcome))
-
-    def _put(self, run: Run, code: int) -> bool:
-        # As `_tell`, without making a message for every code.
-        try:
-            run.sink.put((code,))
-        except Exception:
-            logger.exception("a listener of speech tokens failed; its run ends")
-            return False
-        return True
-
-    def _tell(self, message: Callable[[], None]) -> bool:
-        # The boundary of one run: whatever its listener does wrong must not reach the others.
-        try:
-            message()
-        except Exception:
-            logger.exception("a listener of speech tokens failed; its run ends")
-            return False
-        return True
+        listeners.tell_outcome(run, outcome)
 
     def _fail_all(self, error: Exception) -> None:
         with self._wake:
@@ -338,7 +236,7 @@ class SpeechTokenEngine:
             if not run.is_finished:
                 self._scheduler.remove(run)
                 self._runner.forget(run)
-                self._tell_outcome(run, error)
+                listeners.tell_outcome(run, error)
         self._note_stats()
 
     # the thread
@@ -354,12 +252,12 @@ class SpeechTokenEngine:
             self.busy_since_s = None
             with self._wake:
                 self._error = error
-            self._fail_all(_failure(StageLost, error))
+            self._fail_all(failure(StageLost, error))
             self.on_death()
 
     def _has_work(self) -> bool:
         """Sleep until there is a command or something to compute; False when closing."""
-        next_s = self._lead_limit.next_s(self._scheduler.resting)
+        next_s = self._cycle.rested_s()
         with self._wake:
             while self._is_idle and not self._commands and not self._is_closing:
                 if not self._wake.wait(None if next_s is None else max(0.0, next_s - time.monotonic())):
@@ -431,9 +329,14 @@ class SpeechTokenEngine:
                 settings.kv_watermark, settings.expected_output_tokens, settings.steps_between_admissions
             ),
         )
+        self._cycle = StepCycle(
+            self._scheduler,
+            self._runner,
+            lead_limit=LeadLimit(settings.max_lead_s),
+            events=self._events,
+            end=self._end,
+        )
         self._is_idle = True
-        self._in_progress = None
-        self._isolation.reset()
         self._note_stats()
 
     def _note_stats(self) -> None:
@@ -446,8 +349,8 @@ class SpeechTokenEngine:
             kv_blocks_used=scheduler.blocks.num_used,
             kv_blocks_total=scheduler.blocks.num_total,
             kv_blocks_kept=scheduler.blocks.num_kept,
-            steps=self._num_steps,
-            speech_tokens=self._num_codes,
+            steps=self._num_steps + self._cycle.num_steps,
+            speech_tokens=self._num_codes + self._cycle.num_codes,
             preemptions=scheduler.num_preemptions,
             prefix_rows_reused=scheduler.num_rows_reused,
         )
@@ -459,12 +362,6 @@ def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:
         f"{max_rows} (max_request_tokens); begin a new stream.",
         "text",
     )
-
-
-def _failure(kind: type[EngineFailure], error: Exception) -> EngineFailure:
-    failure = kind(f"The language model failed ({type(error).__name__}: {error}).")
-    failure.__cause__ = error
-    return failure
 
 
 def _nothing() -> None:

@@ -75,10 +75,6 @@ class IsolatingRunner:
             chunk.sequence.busy_s += seconds / len(step.begun)
         return tokens, seconds
 
-    def reset(self) -> None:
-        """Forget failures: the engine starts anew."""
-        self._num_failed_steps = 0
-
     def _launch_apart(self, chunks: list[Chunk], step: StepInProgress) -> None:
         """Rows may be computed twice: they land in the same places, and sampling does not remember.
 

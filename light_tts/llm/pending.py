@@ -37,15 +37,6 @@ class PendingDraws:
     ready: torch.cuda.Event | None = None
 
     @classmethod
-    def on_host(cls, chunks: list[Chunk], tokens: Tensor) -> PendingDraws:
-        """Ids that the present stream is copying to the host."""
-        if not tokens.is_pinned():
-            return cls(chunks, tokens)
-        ready = torch.cuda.Event()
-        ready.record()
-        return cls(chunks, tokens, ready)
-
-    @classmethod
     def known(cls, sampled: list[SampledToken]) -> PendingDraws:
         """Ids that have been waited for already."""
         return cls([item.chunk for item in sampled], torch.tensor([item.token for item in sampled]))

@@ -105,6 +105,7 @@ class StepInputs:
         length = max(_columns(s, win_size).table + s.num_draws * table.most_pages for s in shapes)
         is_cuda = device.type == "cuda"
         self._hosts = [torch.zeros(length, dtype=torch.int64, pin_memory=is_cuda) for _ in range(2)]
+        self._numbers = [host.numpy() for host in self._hosts]
         self._device = torch.zeros(length, dtype=torch.int64, device=device)
         self._sent = [torch.cuda.Event() if is_cuda else None for _ in range(2)]
         self._turn = 0
@@ -146,7 +147,7 @@ class StepInputs:
         sent = self._sent[self._turn]
         if sent is not None:
             sent.synchronize()
-        host, places = self._hosts[self._turn].numpy(), _columns(shape, self._win_size)
+        host, places = self._numbers[self._turn], _columns(shape, self._win_size)
         sequences, *columns = zip(*chunks, strict=True) if chunks else ((),) * len(Chunk._fields)
         starts, counts = (np.array(column, dtype=np.int64) for column in columns[:2])
         samples, is_ahead = (np.array(column, dtype=bool) for column in columns[2:])

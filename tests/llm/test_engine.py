@@ -434,7 +434,7 @@ def test_steps_that_all_fail_break_the_engine(lm, monkeypatch):
 
 def test_every_run_gets_its_share_of_the_steps(lm):
     engine, steps = make_engine(lm), []
-    engine._events = Recorder(steps)
+    engine._cycle.events = Recorder(steps)
     handles = [engine.submit(prompt_of(lm, [1, 2, 3]), RecordingSink(), seed=seed) for seed in range(3)]
     run_dry(engine)
     assert all(handle.busy_s > 0 for handle in handles)
