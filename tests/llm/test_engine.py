@@ -483,7 +483,7 @@ def test_the_settings_of_cuda_graphs_reach_their_recording(tiny_models, monkeypa
         )
     ]
     recorded = []
-    monkeypatch.setattr(ModelRunner, "capture", lambda _, **sizes: recorded.append(sizes))
+    monkeypatch.setattr(ModelRunner, "capture", lambda _, progress=None, **sizes: recorded.append(sizes))
     for engine in engines:
         engine.capture()
     assert recorded == [
