@@ -98,7 +98,7 @@ class LLMSettings:
         ge=0,
     )
     overlap_kernels: bool = setting(
-        False, "on Hopper and newer GPUs, launch a kernel of a decoding step before the one before it has ended"
+        False, "on Hopper and newer GPUs, launch a kernel of a step or flow call before the one before it has ended"
     )
     kv_cache_dtype: Literal["auto", "int8"] = setting(
         "auto", "precision of cached keys and values; auto: that of the language model"

@@ -64,12 +64,15 @@ def why_not(net: FlowNet) -> str | None:
     return None
 
 
-def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int) -> FlowRunner:
+def flow_runner(
+    net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int, may_overlap: bool = False
+) -> FlowRunner:
     """The fastest runner that works here; says in the log why a GPU gets the plain one.
 
     cache_bytes:  of all kept states.
     steps:        of the calls whose states may be kept, at most.
     most_graphs:  recorded calls that are kept; 0: the plain runner.
+    may_overlap:  try kernels that are launched before the one before has ended, where the GPU can.
     """
     if net.device.type != "cuda" or not most_graphs:
         return PlainRunner(net)
@@ -78,7 +81,7 @@ def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int)
         logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
         return PlainRunner(net)
     for name, fuses, overlaps in _KINDS:
-        if overlaps and not can_overlap(net.device):
+        if overlaps and not (may_overlap and can_overlap(net.device)):
             continue
         try:
             runner = PagedRunner(
