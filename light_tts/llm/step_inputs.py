@@ -6,7 +6,6 @@ page that nobody reads; a padding draw leaves its id where nobody looks.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +55,10 @@ class StepViews(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Parts of the packed buffer for one shape, on either side: the width of the table, these, then the table."""
+    """Parts of the packed buffer for one shape, on either side: the width of the table, these, then the table.
+
+    Each begins at 16 bytes: kernels are compiled anew for pointers that are aligned otherwise.
+    """
 
     rows: slice  # [4, N] rows, sources, positions, slots
     draws: slice  # [3, S] sources, targets, steps
@@ -69,16 +71,23 @@ class _Columns(NamedTuple):
     @property
     def table(self) -> int:
         """Where the pages begin."""
-        end: int = self.tiles.stop
-        return end
+        return _aligned(self.tiles.stop)
 
 
 def _columns(shape: StepShape, win_size: int) -> _Columns:
     draws, tiles = shape.num_draws, shape.num_tiles
     selected = draws if tiles else 0
     lengths = 4 * shape.num_rows, 3 * draws, 4 * draws, _BLOCKED_EDGES * draws, win_size * draws, selected, 4 * tiles
-    edges = np.cumsum([1, *lengths]).tolist()
-    return _Columns(*(slice(*pair) for pair in pairwise(edges)))
+    begin, parts = 1, []
+    for length in lengths:
+        parts.append(slice(_aligned(begin), _aligned(begin) + length))
+        begin = parts[-1].stop
+    return _Columns(*parts)
+
+
+def _aligned(place: int) -> int:
+    """The next place in a buffer of int64 that is a multiple of 16 bytes."""
+    return place + place % 2
 
 
 class StepInputs:
