@@ -46,7 +46,11 @@ class Channel(Generic[R]):
 
         Raises UnicodeEncodeError for half a surrogate pair.
         """
-        self._outgoing.put(msgspec.msgpack.encode(record))
+        self.send_frame(encode(record))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Queue a record that has been encoded."""
+        self._outgoing.put(frame)
 
     def receive_all(self, receive: Callable[[R], None]) -> None:
         """Pass on every record that comes, on this thread, until the other side ends or sends what is no record."""
@@ -100,6 +104,11 @@ class Channel(Generic[R]):
                 is_broken = True
                 _shut(self._socket, socket.SHUT_RDWR)
         _shut(self._socket, socket.SHUT_WR)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """A record as it is sent. Raises UnicodeEncodeError."""
+    return msgspec.msgpack.encode(record)
 
 
 def _shut(connection: socket.socket, how: int) -> None:

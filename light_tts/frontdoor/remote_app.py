@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 from light_tts.assets import builtin_model_dir
 from light_tts.errors import LightTTSError
-from light_tts.frontdoor.remote_engine import Connect, RemoteEngine, RemoteObserver
+from light_tts.frontdoor.remote_engine import Connect, RemoteEngine
+from light_tts.frontdoor.remote_observer import RemoteObserver
 from light_tts.frontend.text import TextFrontend
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.server.app import create_app

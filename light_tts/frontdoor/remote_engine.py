@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,16 +24,13 @@ import msgspec
 from light_tts import __version__
 from light_tts.audio_stream import AudioStream
 from light_tts.errors import EngineFailure, LightTTSError, NotReady
-from light_tts.frontdoor.channel import Channel
+from light_tts.frontdoor.channel import Channel, encode
 from light_tts.frontdoor.messages import (
     Answer,
     AskHealth,
-    AskMetrics,
     Audio,
-    Began,
     Convert,
     End,
-    Ended,
     Failed,
     Hello,
     Leave,
@@ -50,7 +48,6 @@ from light_tts.frontdoor.remote_voices import RemoteVoices
 from light_tts.frontdoor.wire_errors import from_wire
 from light_tts.frontend.text import TextFrontend
 from light_tts.request_ranges import check_ranges
-from light_tts.server.request_observer import RequestSummary
 from light_tts.settings import Settings
 from light_tts.types import ReferenceAudio, RegisteredVoice, SynthesisRequest
 
@@ -80,7 +77,7 @@ class RemoteEngine:
         on_ready: Callable[[], None],
         on_gone: Callable[[LightTTSError | None], None],
     ) -> None:
-        self.voices = RemoteVoices(self._ask)
+        self.voices = RemoteVoices(self.ask)
         self._settings = settings
         self._connect = connect
         self._text = text
@@ -111,6 +108,28 @@ class RemoteEngine:
         self._thread.join()
         self._pool.shutdown()
 
+    def tell(self, record: msgspec.Struct) -> None:
+        """Send a record to the engine's process; lost while there is none."""
+        channel = self._channel
+        if channel is not None:
+            channel.send(record)
+
+    def ask(self, kind: Callable[..., msgspec.Struct], *values: object, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Ask the engine's process, and wait. Raises the error it answers with, NotReady when it does not answer."""
+        number = next(self._numbers)
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._channel is None:
+                raise _lost()
+            self._calls[number] = future
+        self.tell(kind(number, *values))
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            with self._lock:
+                self._calls.pop(number, None)
+            raise NotReady(f"The process of the speech engine did not answer within {timeout_s:g} s.") from None
+
     # SpeechEngine
 
     @property
@@ -131,7 +150,7 @@ class RemoteEngine:
     def health(self) -> dict[str, Any]:
         """See SpeechEngine."""
         try:
-            health: dict[str, Any] = self._ask(AskHealth, timeout_s=HEALTH_TIMEOUT_S)["health"]
+            health: dict[str, Any] = self.ask(AskHealth, timeout_s=HEALTH_TIMEOUT_S)["health"]
         except NotReady as error:
             return {"ready": False, "error": str(error), "running": 0, "queued": 0}
         return health
@@ -139,7 +158,7 @@ class RemoteEngine:
     def gpu_memory(self) -> dict[str, Any] | None:
         """See SpeechEngine."""
         try:
-            memory: dict[str, Any] | None = self._ask(AskHealth, timeout_s=HEALTH_TIMEOUT_S)["gpu_memory"]
+            memory: dict[str, Any] | None = self.ask(AskHealth, timeout_s=HEALTH_TIMEOUT_S)["gpu_memory"]
         except NotReady:
             return None
         return memory
@@ -156,11 +175,11 @@ class RemoteEngine:
         self._check_texts(request)
         number = next(self._numbers)
         stream = RemoteTextStream(
-            **self._stream_options(request), number=number, send=self._send, text=self._text.open_text(request)
+            **self._stream_options(request), number=number, send=self.tell, text=self._text.open_text(request)
         )
         stream.max_text_chars = self._settings.frontend.max_text_chars
         self._register(number, stream)
-        self._send(OpenText(number, sent_voice(request), sent_fields(replace(request, text=""))))
+        self.tell(OpenText(number, sent_voice(request), sent_fields(replace(request, text=""))))
         if request.text:
             stream.feed(request.text)
         return stream
@@ -168,16 +187,16 @@ class RemoteEngine:
     def convert(self, source: bytes, request: SynthesisRequest) -> AudioStream:
         """See SpeechEngine."""
         number, stream = self._open(request)
-        self._send(Convert(number, source, sent_voice(request), sent_fields(request)))
+        self.tell(Convert(number, source, sent_voice(request), sent_fields(request)))
         return stream
 
     # inside
 
-    def _open(self, request: SynthesisRequest) -> tuple[int, AudioStream]:
+    def _open(self, request: SynthesisRequest) -> tuple[int, RemoteStream]:
         check_ranges(request)
         self._check_texts(request)
         number = next(self._numbers)
-        stream = RemoteStream(**self._stream_options(request), number=number, send=self._send)
+        stream = RemoteStream(**self._stream_options(request), number=number, send=self.tell)
         self._register(number, stream)
         return number, stream
 
@@ -208,41 +227,29 @@ class RemoteEngine:
         """The reader is done with the request, or has given it up."""
         with self._lock:
             self._streams.pop(number, None)
-        self._send(Leave(number))
+        self.tell(Leave(number))
 
-    def _prepare(self, number: int, stream: AudioStream, request: SynthesisRequest) -> None:
+    def _submit(self, number: int, record: Submit) -> None:
+        """Begin a request whose text has been prepared; not one whose reader has left, which nobody would end again."""
+        frame = encode(record)
+        with self._lock:
+            if number in self._streams and self._channel is not None:
+                self._channel.send_frame(frame)
+
+    def _prepare(self, number: int, stream: RemoteStream, request: SynthesisRequest) -> None:
         """On the pool."""
         if stream.is_finished:
             return
+        began_s = time.monotonic()
         try:
             prepared = replace(request, prepared_text=self._text.prepare(request))
-            self._send(Submit(number, sent_voice(request), sent_fields(prepared)))
+            stream.text_ms = (time.monotonic() - began_s) * 1000.0
+            self._submit(number, Submit(number, sent_voice(request), sent_fields(prepared)))
         except LightTTSError as error:
             stream.fail(error)
         except Exception:
             logger.exception("request %s could not be prepared", stream.request_id)
             stream.fail(EngineFailure("The request could not be prepared."))
-
-    def _send(self, record: msgspec.Struct) -> None:
-        channel = self._channel
-        if channel is not None:
-            channel.send(record)
-
-    def _ask(self, kind: Callable[..., msgspec.Struct], *values: object, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
-        """Ask the engine's process, and wait. Raises the error it answers with, NotReady when it does not answer."""
-        number = next(self._numbers)
-        future: Future[Any] = Future()
-        with self._lock:
-            if self._channel is None:
-                raise _lost()
-            self._calls[number] = future
-        self._send(kind(number, *values))
-        try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            with self._lock:
-                self._calls.pop(number, None)
-            raise NotReady(f"The process of the speech engine did not answer within {timeout_s:g} s.") from None
 
     # the thread that reads
 
@@ -252,6 +259,9 @@ class RemoteEngine:
             try:
                 connection = self._connect()
             except OSError:
+                break
+            except LightTTSError as error:
+                reason = error
                 break
             channel: Channel[ToFrontEnd] = Channel(connection, msgspec.msgpack.Decoder(ToFrontEnd), "engine")
             channel.send(Hello(__version__, os.getpid()))
@@ -321,26 +331,6 @@ class RemoteEngine:
             future.set_exception(from_wire(answer.error))
         else:
             future.set_result(answer.value)
-
-
-class RemoteObserver:
-    """A `RequestObserver` that passes on what it is told to the process where metrics are counted."""
-
-    def __init__(self, engine: RemoteEngine) -> None:
-        self._engine = engine
-
-    def began(self, route: str) -> None:
-        """See RequestObserver."""
-        self._engine._send(Began(route))
-
-    def ended(self, summary: RequestSummary) -> None:
-        """See RequestObserver."""
-        self._engine._send(Ended(summary))
-
-    def page(self) -> bytes:
-        """See RequestObserver. Raises NotReady while there is no process to count."""
-        page: bytes = self._engine._ask(AskMetrics, timeout_s=HEALTH_TIMEOUT_S)
-        return page
 
 
 def _lost() -> NotReady:

@@ -51,15 +51,20 @@ class Reading:
 
 
 class RemoteStream(AudioStream):
-    """A request whose text is known."""
+    """A request whose text is known.
+
+    text_ms:  what the preparation of its text took here.
+    """
 
     def __init__(self, request_id: str, *, timeout_s: float, max_pending_chunks: int, number: int, send: Send) -> None:
         super().__init__(request_id, timeout_s=timeout_s, max_pending_chunks=max_pending_chunks)
+        self.text_ms = 0.0
         self._reading = Reading(number, send, max_pending_chunks)
         self.on_read = self._reading.took_one
 
     def receive(self, record: Audio | End | Failed) -> None:
         """A record for this request has come."""
+        record.stats.prepare_ms += self.text_ms
         deliver(record, self, self._reading.epoch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -64,6 +65,7 @@ class ServerMetrics:
         self._metrics = metrics
         self._health = health
         self._gpu_memory = gpu_memory
+        self._sampling = threading.Lock()
 
     def began(self, route: str) -> None:
         """See RequestObserver."""
@@ -88,7 +90,9 @@ class ServerMetrics:
 
     def page(self) -> bytes:
         """See RequestObserver."""
-        self.engine.sample(self._health(), self._gpu_memory())
+        health, gpu_memory = self._health(), self._gpu_memory()
+        with self._sampling:
+            self.engine.sample(health, gpu_memory)
         return self._metrics.render()
 
     def _count_in_flight(self, route: str, change: int) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from light_tts.errors import BadAudio, EngineFailure, NotReady, Overloaded, TextTooLong, UnknownVoice
-from light_tts.frontdoor.remote_engine import RemoteObserver
+from light_tts.frontdoor.remote_observer import RemoteObserver
 from light_tts.server.request_observer import RequestSummary
 from light_tts.types import (
     Mode,
+    PreparedText,
     ReferenceAudio,
     RegisteredVoice,
     RequestStats,
@@ -105,6 +106,33 @@ def test_a_reader_who_leaves_stops_the_work(pair):
     assert pair.engine.cancelled.wait(5)
     assert not pair.engine.running
     assert remote._streams == {}
+
+
+def test_a_reader_who_leaves_while_the_text_is_prepared_leaves_nothing_behind(pair):
+    remote = pair.open_front_end()
+    preparing, go_on = threading.Event(), threading.Event()
+    prepare = remote._text.prepare
+
+    def slow(request):
+        preparing.set()
+        go_on.wait(10)
+        return prepare(request)
+
+    remote._text.prepare = slow
+    with remote.submit(SynthesisRequest("hello")):
+        assert preparing.wait(5)
+    go_on.set()
+    remote._text.prepare = prepare
+    samples_of(remote.submit(SynthesisRequest("another")))
+    assert [request.text for request in pair.engine.requests] == ["another"]
+
+
+def test_the_time_a_text_takes_here_is_part_of_its_preparation(pair):
+    remote = pair.open_front_end()
+    remote._text.prepare = lambda request: time.sleep(0.05) or PreparedText((), ((1,),))
+    with remote.submit(SynthesisRequest("hello")) as stream:
+        samples_of(stream)
+    assert stream.stats.prepare_ms >= 50
 
 
 def test_a_slow_reader_holds_up_the_engine_and_lets_it_go_on(pair):
