@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from light_tts.settings import Settings
 
 _SEARCH_S = 30.0  # virtual time of one trial of the search
+_LLM_SETTINGS = ("max_running", "max_lead_s")
 _ASSUMPTIONS = (
     "voice prompts are cached and states of running streams are kept",
     "no host time between calls, no network, no preparation of text and voice",
@@ -74,7 +75,7 @@ def add_simulate_parser(kinds: argparse._SubParsersAction[argparse.ArgumentParse
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, metavar="FILE", help="everything, as JSON")
     add_source_flags(parser)
-    names = [name for name, spec in setting_specs().items() if spec.branch == "acoustic" or name == "max_running"]
+    names = [name for name, spec in setting_specs().items() if spec.branch == "acoustic" or name in _LLM_SETTINGS]
     add_setting_flags(parser, names)
     parser.set_defaults(run=run)
 
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         if machine.is_shared
         else list(_ASSUMPTIONS),
         "load": asdict(load),
-        "settings": {"acoustic": asdict(settings.acoustic), "max_running": settings.llm.max_running},
+        "settings": {"acoustic": asdict(settings.acoustic)} | {n: getattr(settings.llm, n) for n in _LLM_SETTINGS},
         "figures": asdict(figures),
         "arithmetic_limit_streams": round(arithmetic_limit(machine, settings.acoustic), 1),
     }
@@ -149,7 +150,7 @@ def _simulate(
         load,
         machine,
         settings.acoustic,
-        max_running=settings.llm.max_running,
+        **{name: getattr(settings.llm, name) for name in _LLM_SETTINGS},
         llm_share=llm_share,
         give_up=give_up,
     )

@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 from light_tts.llm.block_manager import chain_keys
 from light_tts.llm.layout import Layout
+from light_tts.llm.lead_limit import LeadLimit
 from light_tts.llm.silence import SilenceFilter
 from light_tts.types import TokenSink
 
@@ -89,6 +90,14 @@ class Sequence:
     def num_pending(self) -> int:
         """Rows that may be computed now and are not; never negative while it runs."""
         return self.num_runnable - self.num_computed
+
+    def may_rest(self, limit: LeadLimit, now_s: float) -> bool:
+        """True when somebody hears it who is far behind."""
+        return self.is_live and limit.is_exceeded(len(self.layout.history), self.first_code_s, now_s)
+
+    def goes_on_at(self, limit: LeadLimit) -> float:
+        """The moment until which it may rest."""
+        return limit.goes_on_at(len(self.layout.history), self.first_code_s)
 
     def take_back(self, start: int) -> None:
         """The row at `start` is no code: if one was launched for it, it counts as never computed."""

@@ -62,7 +62,7 @@ class StepCycle:
 
     def rested_s(self) -> float | None:
         """The moment at which a run that rests goes on; None when nobody rests."""
-        return self._lead_limit.next_s(self._scheduler.resting)
+        return min((run.goes_on_at(self._lead_limit) for run in self._scheduler.resting), default=None)
 
     def _keep_to_the_lead(self) -> None:
         """Let runs rest that are far ahead of their listeners while there are others, and let them go on in time."""
@@ -71,10 +71,12 @@ class StepCycle:
         scheduler, now_s = self._scheduler, time.monotonic()
         is_alone = len(scheduler.running) + len(scheduler.waiting) + len(scheduler.resting) <= 1
         for run in [] if is_alone else list(scheduler.running):
-            if self._lead_limit.is_exceeded(run, now_s):
+            if run.may_rest(self._lead_limit, now_s):
                 scheduler.rest(run)
-        for run in list(scheduler.resting):
-            if is_alone or self._lead_limit.goes_on_at(run) <= now_s:
+        rested_s = self.rested_s()
+        if rested_s is not None and (is_alone or rested_s <= now_s):
+            # All of them: a step of many costs hardly more than one of few.
+            for run in list(scheduler.resting):
                 scheduler.go_on(run)
 
     def _launch(self, chunks: list[Chunk]) -> StepInProgress:

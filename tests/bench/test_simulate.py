@@ -179,3 +179,12 @@ def test_a_file_without_timings_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match="--costs"):
         read_measured(path)
+
+
+def test_streams_that_rest_together_leave_more_of_the_language_model():
+    load = Load(arrivals="steady", streams=20, rate_hz=0.0, duration_s=30.0, audio_s=12.0, stream=True, seed=1)
+    unlimited, limited = (
+        Simulation(load, MACHINE, SETTINGS, max_running=100, max_lead_s=max_lead_s).run() for max_lead_s in (0.0, 4.0)
+    )
+    assert all(answer.ended_s is not None for answer in limited.answers)
+    assert limited.llm_busy_s < 0.8 * unlimited.llm_busy_s

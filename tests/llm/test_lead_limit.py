@@ -10,30 +10,26 @@ from tests.llm.test_scheduler import one_way
 from tests.llm.tiny_llm import RecordingSink, make_engine, prompt_of, run_dry
 
 
-def run_of(num_codes, first_code_s, *, is_live=True):
-    run = one_way(0, 2, 2, 100)
-    run.is_live, run.first_code_s = is_live, first_code_s
-    for _ in range(num_codes):
-        run.layout.accept(1)
-    return run
-
-
 def test_the_lead_is_what_has_been_made_and_not_yet_heard():
     limit = LeadLimit(2.0)
-    assert not limit.is_exceeded(run_of(50, 10.0), 10.0)
-    assert limit.is_exceeded(run_of(51, 10.0), 10.0)
-    assert not limit.is_exceeded(run_of(75, 10.0), 11.0)
-    assert limit.is_exceeded(run_of(76, 10.0), 11.0)
-    assert limit.goes_on_at(run_of(75, 10.0)) == pytest.approx(12.0)
-    assert limit.next_s([run_of(75, 10.0), run_of(100, 9.0)]) == pytest.approx(12.0)
+    assert not limit.is_exceeded(50, 10.0, 10.0)
+    assert limit.is_exceeded(51, 10.0, 10.0)
+    assert not limit.is_exceeded(75, 10.0, 11.0)
+    assert limit.is_exceeded(76, 10.0, 11.0)
+    assert limit.goes_on_at(75, 10.0) == pytest.approx(12.0)
 
 
 def test_who_is_not_heard_or_has_said_nothing_never_rests():
-    limit = LeadLimit(2.0)
-    assert not limit.is_exceeded(run_of(90, 10.0, is_live=False), 10.0)
-    assert not limit.is_exceeded(run_of(0, None), 10.0)
-    assert not LeadLimit(0.0).is_exceeded(run_of(90, 10.0), 10.0)
-    assert limit.next_s([]) is None
+    assert not LeadLimit(2.0).is_exceeded(0, None, 10.0)
+    assert not LeadLimit(0.0).is_exceeded(90, 10.0, 10.0)
+    run = one_way(0, 2, 2, 100)
+    run.first_code_s = 10.0
+    for _ in range(90):
+        run.layout.accept(1)
+    assert not run.may_rest(LeadLimit(2.0), 10.0)
+    run.is_live = True
+    assert run.may_rest(LeadLimit(2.0), 10.0)
+    assert run.goes_on_at(LeadLimit(2.0)) == pytest.approx(12.6)
 
 
 def jobs_of(lm, count):

@@ -26,6 +26,7 @@ from light_tts.bench.simulation.language_model import Sequence, SimulatedLLM
 from light_tts.bench.simulation.listeners import Answer, Load
 from light_tts.bench.simulation.machine_costs import MachineCosts
 from light_tts.errors import LightTTSError
+from light_tts.llm.lead_limit import LeadLimit
 from light_tts.settings import AcousticSettings
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, FinishReason
 
@@ -56,12 +57,14 @@ class Simulation:
         settings: AcousticSettings,
         *,
         max_running: int,
+        max_lead_s: float = 0.0,
         llm_share: float = 0.5,
         give_up: bool = False,
     ) -> None:
         """Make a simulation.
 
         max_running:  sequences that the language model decodes together.
+        max_lead_s:   that streams may be ahead of their listeners; 0: no limit.
         llm_share:    part of a shared processor that the language model gets while an acoustic call runs too.
         give_up:      stop as soon as somebody's player has run dry; for a search.
         """
@@ -74,7 +77,7 @@ class Simulation:
             for rows, tokens in CALLS
             if rows <= settings.max_batch
         )
-        self._llm = SimulatedLLM(machine.llm, max_running)
+        self._llm = SimulatedLLM(machine.llm, max_running, LeadLimit(max_lead_s))
         self._runs: dict[int, AcousticRun] = {}
         self._answers: dict[int, Answer] = {}
         self._lengths = load.lengths()
@@ -140,6 +143,7 @@ class Simulation:
 
     def _advance(self) -> bool:
         """Go on to the next moment at which something happens; False when nobody needs to see more."""
+        self._llm.rest(self._now_s)
         both = self._machine.is_shared and bool(self._call) and self._llm.is_busy
         llm_rate, rate = (self._llm_share, 1.0 - self._llm_share) if both else (1.0, 1.0)
         moments = [self._arrivals[0]] if self._arrivals else []
@@ -149,10 +153,12 @@ class Simulation:
             moments.append(self._recheck_s)
         if self._llm.is_busy:
             moments.append(self._now_s + self._llm.remaining_s / llm_rate)
+        if (rested_s := self._llm.rested_s) is not None:
+            moments.append(rested_s)
         next_s = max(self._now_s, min(moments)) + 1e-9
         passed_s, self._now_s = next_s - self._now_s, next_s
         if self._llm.is_busy:
-            self._llm.work(min(passed_s * llm_rate, self._llm.remaining_s))
+            self._llm.work(min(passed_s * llm_rate, self._llm.remaining_s), self._now_s)
         if not self._call:
             return True
         self._call_left_s -= passed_s * rate
