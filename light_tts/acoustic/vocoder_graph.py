@@ -174,7 +174,10 @@ class VocoderGraphs:
             stream.slot = self._pool.take()
             if stream.slot is None:
                 self._pool.grow()
-                self._graphs.clear()  # they point at the old tensors; each size is recorded again when met
+                # They point at the old tensors; each size is recorded again when met, into memory of its own: a pool
+                # that no recording uses is gone for good.
+                self._graphs.clear()
+                self._memory = None
                 logger.warning("the vocoder makes room for %d streams", self._pool.dump_slot)
                 stream.slot = self._pool.take()
         assert stream.slot is not None
