@@ -240,7 +240,8 @@ def on_gpu(request):
 
 
 def recorded(lm, **settings):
-    engine = make_engine(lm, **settings)
+    """An engine that has recorded steps: few shapes, since each takes its time."""
+    engine = make_engine(lm, **{"graph_max_batch_size": 16, "prefill_budget_tokens": 256} | settings)
     engine.capture()
     assert engine._runner._padded is not None
     return engine
