@@ -17,10 +17,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gpu_timing import median_ms
 
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_graphs import PagedRunner
@@ -78,17 +79,6 @@ def rows_of(net: FlowNet, runner: PagedRunner, count: int, frames: int, kept: in
         )
         for _ in range(count)
     ]
-
-
-def median_ms(call: Any, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        start_s = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start_s) * 1000.0)
-    return round(float(np.median(times)), 3)
 
 
 def device_ms(call: Any, repeats: int) -> float:

@@ -12,15 +12,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gpu_timing import median_ms
 
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
 from light_tts.acoustic.vocoder_graph import VocoderGraphs
@@ -44,17 +44,6 @@ def build(family: Any) -> HiftNet:
     config = read_model_config(parse_config(text), family)
     state = random_state(published_shapes(family.name, "hift"))
     return family.build_vocoder(config.hift, state, torch.float32, torch.device("cuda"))
-
-
-def median_ms(call: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        start_s = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start_s) * 1000.0)
-    return round(float(np.median(times)), 3)
 
 
 def speak(vocoder: WaveDecoder, mels: list[torch.Tensor]) -> list[torch.Tensor]:
