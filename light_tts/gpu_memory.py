@@ -33,7 +33,8 @@ def claim_gpu_memory(
     plan = plan_memory(sizes, settings, total_bytes=total_bytes, available_bytes=free_bytes + CONTEXT_BYTES // 2)
     log_plan(plan)
     is_capped = settings.engine.gpu_memory_utilization is not None
-    torch.cuda.set_per_process_memory_fraction(plan.allocator_fraction if is_capped else 1.0, placement.device)
+    # Of the current device, where the placement is: torch takes no device without an index here.
+    torch.cuda.set_per_process_memory_fraction(plan.allocator_fraction if is_capped else 1.0)
     return plan
 
 

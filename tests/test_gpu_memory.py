@@ -38,7 +38,7 @@ def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A GPU of 8 GB of which 6 are free, as torch would describe it; what its allocator is told."""
     told: list[float] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6144 * MB, TOTAL_BYTES))
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: told.append(fraction))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction: told.append(fraction))
     return told
 
 
