@@ -36,7 +36,7 @@ from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import SamplingDefaults
 from light_tts.models.nets.matrix import MakeMatrix
 from light_tts.models.nets.speech_lm import SpeechLM
-from light_tts.models.random_weights import _BACKBONE
+from light_tts.models.random_weights import PUBLISHED_BACKBONE
 from light_tts.settings import LLMSettings
 from light_tts.types import LLMPrompt
 
@@ -70,7 +70,7 @@ def random_lm(
         else:
             scale = 1.0 if "embed" in key else 1.0 / math.sqrt(shape[1])
             state[key] = torch.randn(shape, device=device, dtype=torch.bfloat16) * scale
-    return family.build_llm(_BACKBONE, state, ids, dtype, device, make_matrix)
+    return family.build_llm(PUBLISHED_BACKBONE, state, ids, dtype, device, make_matrix)
 
 
 class Bench:

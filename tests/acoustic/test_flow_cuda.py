@@ -36,6 +36,7 @@ from tests.acoustic.tiny_flow import (
     tiny_flow,
     whole,
 )
+from tests.tf32 import tf32
 
 pytestmark = pytest.mark.gpu
 
@@ -46,9 +47,9 @@ runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "record
 
 
 @pytest.fixture(autouse=True)
-def exact_float32(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def exact_float32():
+    with tf32(False):
+        yield
 
 
 def load(layout: str, device: str, dtype: torch.dtype = torch.float32) -> FlowNet:

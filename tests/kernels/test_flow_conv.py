@@ -5,8 +5,16 @@ import torch
 from torch.nn import functional as F
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights, paged_conv_plain
+from tests.tf32 import tf32
 
 GUIDANCE_ROWS, PAGE_STEPS, PLACE, VALUES = 2, 10, 32, 700
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    """The plain version must be exact; the kernel does not ask torch."""
+    with tf32(False):
+        yield
 
 
 class Case:
