@@ -21,13 +21,14 @@ def _add_arrival_flags(parser: argparse.ArgumentParser) -> None:
     load = parser.add_argument_group("load")
     load.add_argument(
         "--mode",
-        choices=("closed", "open"),
+        choices=("closed", "open", "listeners"),
         default="closed",
         help="closed: each worker asks again when its answer has ended; open: requests arrive at random moments, "
-        "whatever became of the earlier ones (default: %(default)s)",
+        "whatever became of the earlier ones; listeners: each asks again when its answer has been played, as people do "
+        "who hear one after the other (default: %(default)s)",
     )
     load.add_argument(
-        "--workers", type=int, nargs="+", metavar="N", help="closed loop (default: 1); several levels run in turn"
+        "--workers", type=int, nargs="+", metavar="N", help="of a closed loop, or listeners (1); several in turn"
     )
     load.add_argument(
         "--rate",

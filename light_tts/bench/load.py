@@ -1,4 +1,4 @@
-"""Issues the requests of a load and measures each: closed loop (n workers) and open loop (Poisson arrivals).
+"""Issues the requests of a load and measures each: closed loop (n workers), open loop (Poisson arrivals), listeners.
 
 All times of a row count from the moment its request was due, not from when it could be sent: a client that falls
 behind must not hide the server's queue ("coordinated omission").
@@ -23,6 +23,7 @@ from light_tts.errors import ConfigError, LightTTSError
 
 AUDIBLE_LEVEL = 0.01  # -40 dB of full scale: quieter samples count as silence
 _LAG_PERIOD_S = 0.05
+_JOIN_S = 5.0  # listeners begin one after the other within so long: nobody's come all at once
 # A server that refuses at once would otherwise be asked a thousand times a second by each worker.
 _PAUSE_AFTER_FAILURE_S = 0.1
 
@@ -33,6 +34,7 @@ class LoadPlan:
 
     mode:             closed: `workers` listeners, each asks again when its last answer has ended. open: requests
                       arrive at random moments, `rate_hz` per second on average, whatever became of the earlier ones.
+                      listeners: `workers` of them, each asks again when its last answer has been played to its end.
     num_requests:     stop after so many; None: `duration_s` decides. Both: whichever comes first.
     duration_s:       ask nothing new after this; what runs then is still awaited and counted.
     warmup_requests:  sent and awaited before the measurement, not counted.
@@ -40,7 +42,7 @@ class LoadPlan:
     timeout_s:        a request that takes longer is given up.
     """
 
-    mode: Literal["closed", "open"] = "closed"
+    mode: Literal["closed", "open", "listeners"] = "closed"
     workers: int = 1
     rate_hz: float = 1.0
     num_requests: int | None = None
@@ -66,6 +68,8 @@ class LoadPlan:
         """The level of this load in a few words."""
         if self.mode == "open":
             return f"{self.rate_hz:g} req/s"
+        if self.mode == "listeners":
+            return f"{self.workers} listener{'s' if self.workers > 1 else ''}"
         return f"{self.workers} worker{'s' if self.workers > 1 else ''}"
 
 
@@ -152,7 +156,11 @@ class _Load:
         self._indices = itertools.count() if plan.num_requests is None else iter(range(plan.num_requests))
 
     async def run(self) -> None:
-        loops: dict[str, Callable[[], Awaitable[None]]] = {"closed": self._closed_loop, "open": self._open_loop}
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "closed": self._closed_loop,
+            "open": self._open_loop,
+            "listeners": self._listeners,
+        }
         self._start_s = time.perf_counter()
         await loops[self._plan.mode]()
 
@@ -184,6 +192,23 @@ class _Load:
                     return
                 await asyncio.sleep(max(0.0, due_s - self._now_s()))
                 tasks.create_task(self._request(index, due_s))
+
+    async def _listeners(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self._plan.workers):
+                tasks.create_task(self._listener(_JOIN_S * number / self._plan.workers))
+
+    async def _listener(self, due_s: float) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, due_s - self._now_s()))
+            index = None if self._is_over(due_s) else next(self._indices, None)
+            if index is None:
+                return
+            row = await self._request(index, due_s)
+            playback = play(row.arrivals) if row.error is None else None
+            due_s = self._now_s() + _PAUSE_AFTER_FAILURE_S
+            if playback is not None:
+                due_s = max(self._now_s(), row.due_s + playback.end_s)
 
     async def _request(self, index: int, due_s: float) -> RequestRow:
         request = SpeechRequest(self._texts[index % len(self._texts)], self._plan.seed + index)

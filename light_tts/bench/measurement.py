@@ -57,11 +57,11 @@ def _plans(arguments: argparse.Namespace) -> list[LoadPlan]:
     levels: list[dict[str, Any]]
     if arguments.mode == "open":
         if arguments.workers is not None:
-            raise ConfigError("--workers belongs to --mode closed; an open loop takes --rate.")
+            raise ConfigError("--workers belongs to --mode closed or listeners; an open loop takes --rate.")
         levels = [{"rate_hz": rate_hz} for rate_hz in arguments.rate or (1.0,)]
     else:
         if arguments.rate is not None:
-            raise ConfigError("--rate belongs to --mode open; a closed loop takes --workers.")
+            raise ConfigError(f"--rate belongs to --mode open; {arguments.mode} takes --workers.")
         levels = [{"workers": workers} for workers in arguments.workers or (1,)]
     return [
         LoadPlan(

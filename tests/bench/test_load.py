@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from light_tts.bench import load
 from light_tts.bench.load import LoadPlan, poisson_arrivals, run_load
 from light_tts.bench.target import Piece, RequestFailed, SpeechRequest
 from light_tts.errors import ConfigError, LightTTSError
@@ -130,6 +131,36 @@ async def test_an_answer_without_audio_is_a_failure() -> None:
 
     rows = (await run_load(Mute(), TEXTS, LoadPlan(num_requests=1), stream=True)).rows
     assert (rows[0].error, rows[0].first_audio_s) == ("no audio", None)
+
+
+async def test_listeners_hear_one_answer_to_its_end_before_they_ask_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load, "_JOIN_S", 0.3)
+
+    class Short(Scripted):
+        async def speak(self, request: SpeechRequest) -> AsyncGenerator[Piece, None]:
+            self.requests.append(request)
+            for _ in range(4):
+                yield Piece(np.full(2_400, 0.5, np.float32), 24_000)
+
+    plan = LoadPlan(mode="listeners", workers=3, num_requests=9)
+    result = await run_load(Short(), TEXTS, plan, stream=True)
+    assert [row.error for row in result.rows] == [None] * 9
+    first = sorted(row.due_s for row in result.rows)[:3]
+    assert first == pytest.approx([0.0, 0.1, 0.2])
+    later = sorted(row.due_s for row in result.rows)[3:]
+    assert min(later) >= 0.4  # the answers come at once, and last 0.4 s
+    assert plan.label == "3 listeners"
+
+
+async def test_a_listener_whose_request_failed_asks_again() -> None:
+    class Failing(Scripted):
+        async def before_audio(self, request: SpeechRequest) -> None:
+            raise RequestFailed("503", "full")
+
+    result = await run_load(Failing(), TEXTS, LoadPlan(mode="listeners", num_requests=3), stream=True)
+    assert [row.error for row in result.rows] == ["503"] * 3
 
 
 async def test_duration_ends_both_loops() -> None:
