@@ -6,10 +6,11 @@
 Random weights serve: speed does not depend on values, and their speech ends at the length limits of the text. The load
 generator shares the process with the engine (no web stack); players start at the first audio and count underruns.
 
-idle           first audio of one request after the other, warm voice, by tokens of the first hop
-open           first audio of requests that arrive at random, 5 s of audio each, streamed
-offline        seconds of audio per second, whole answers, many at once
-one_second     texts of one second per second, whole answers, and how long each took
+idle        first audio of one request after the other, warm voice, by tokens of the first hop
+open        first audio of requests that arrive at random, 5 s of audio each, streamed
+listeners   so many people who listen in real time, one answer after the other
+offline     seconds of audio per second, whole answers, many at once
+one second  texts of one second that arrive at random, whole answers, and how long each took
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def load(engine: TTSEngine, text: str, *, stream: bool, **plan: Any) -> Summary:
 def line(name: str, summary: Summary) -> str:
     first, total = summary.first_audio_s, summary.total_s
     parts = [
-        f"{name:34} ok {summary.requests_ok}/{summary.requests}",
+        f"{name:36} ok {summary.requests_ok}/{summary.requests}",
         f"{summary.audio_s_per_s:7.1f} audio s/s {summary.requests_per_s:6.1f} req/s",
     ]
     if first is not None:
@@ -103,50 +105,53 @@ def line(name: str, summary: Summary) -> str:
     return "  ".join(parts) + (f"  {summary.errors}" if summary.errors else "")
 
 
+def measure(engine: TTSEngine, arguments: argparse.Namespace, is_first: bool) -> Iterator[tuple[str, Summary]]:
+    """The figures of one engine; those that hardly depend on the first hop only of the first engine."""
+    five_s = text_of(5.0, engine)
+    yield "idle", load(engine, five_s, stream=True, workers=1, num_requests=20)
+    seconds = {"duration_s": arguments.seconds}
+    for rate in arguments.rates:
+        yield f"open {rate:g}/s", load(engine, five_s, stream=True, mode="open", rate_hz=rate, **seconds)
+    if not is_first:
+        return
+    for count in arguments.listeners:
+        yield f"{count} listeners", load(engine, five_s, stream=True, mode="listeners", workers=count, **seconds)
+    for workers in arguments.offline:
+        plan = {"workers": workers, "num_requests": 3 * workers, "duration_s": arguments.seconds}
+        yield f"offline, {workers} at once", load(engine, five_s, stream=False, **plan)
+    one_s = text_of(1.0, engine)
+    for rate in arguments.one_second:
+        yield f"one second {rate:g}/s", load(engine, one_s, stream=False, mode="open", rate_hz=rate, duration_s=4.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, required=True)
-    parser.add_argument("--first-hop", type=int, nargs="+", default=[22, 10])
-    parser.add_argument("--rates", type=float, nargs="*", default=[20.0, 40.0, 80.0, 100.0])
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each open loop")
-    parser.add_argument("--offline", type=int, nargs="*", default=[1, 32, 128])
-    parser.add_argument("--one-second", type=int, nargs="*", default=[64])
-    parser.add_argument("-o", "--output")
+    parser.add_argument("--first-hop", type=int, nargs="+", default=[22, 10], help="tokens; the first gets every run")
+    parser.add_argument("--rates", type=float, nargs="*", default=[20.0, 100.0], help="requests per second")
+    parser.add_argument("--listeners", type=int, nargs="*", default=[150, 400])
+    parser.add_argument("--offline", type=int, nargs="*", default=[128], help="requests at once")
+    parser.add_argument("--one-second", type=float, nargs="*", default=[120.0, 300.0], help="texts per second")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
+    parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "runs": {}}
-
-    def note(name: str, summary: Summary) -> None:
-        report["runs"][name] = asdict(summary)
-        print(line(name, summary), flush=True)
-
     for first_hop in arguments.first_hop:
         start_s = time.perf_counter()
         with TTSEngine.load(settings_for(arguments.model_dir, first_hop)) as engine:
             loaded_s = time.perf_counter() - start_s
             engine.warm_up()
-            print(
-                f"first hop {first_hop}: loaded in {loaded_s:.1f} s, warm after {time.perf_counter() - start_s:.1f} s"
-            )
-            report[f"warm_s_{first_hop}"] = round(time.perf_counter() - start_s, 1)
-            five_s, one_s = text_of(5.0, engine), text_of(1.0, engine)
-            note(f"idle, first hop {first_hop}", load(engine, five_s, stream=True, workers=1, num_requests=20))
-            for rate in arguments.rates:
-                summary = load(engine, five_s, stream=True, mode="open", rate_hz=rate, duration_s=arguments.seconds)
-                note(f"open {rate:g}/s, first hop {first_hop}", summary)
-            if first_hop != arguments.first_hop[0]:
-                continue
-            for workers in arguments.offline:
-                summary = load(
-                    engine, five_s, stream=False, workers=workers, num_requests=max(4, 3 * workers), duration_s=10.0
-                )
-                note(f"offline, {workers} at once", summary)
-            for workers in arguments.one_second:
-                summary = load(engine, one_s, stream=False, workers=workers, num_requests=8 * workers, duration_s=5.0)
-                note(f"one second, {workers} at once", summary)
-            report["stage_costs"] = engine.stage_costs
-            report["health"] = engine.health()
+            warm_s = time.perf_counter() - start_s
+            print(f"first hop {first_hop}: loaded in {loaded_s:.1f} s, warm after {warm_s:.1f} s", flush=True)
+            report[f"start_first_hop_{first_hop}"] = {"loaded_s": round(loaded_s, 1), "warm_s": round(warm_s, 1)}
+            for name, summary in measure(engine, arguments, first_hop == arguments.first_hop[0]):
+                report["runs"][f"{name}, first hop {first_hop}"] = asdict(summary)
+                print(line(f"{name}, first hop {first_hop}", summary), flush=True)
+                if arguments.output:  # each run is kept, also when a later one does not end
+                    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+            report["stage_costs"], report["health"] = engine.stage_costs, engine.health()
     if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=1) + "\n")
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
