@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch reads the first if it is set
 ALLOCATOR_OPTIONS = "max_split_size_mb:512"
+# How long one of several busy threads keeps the interpreter from the others: less than a step of the language model,
+# many times what a switch costs. Python's own 5 ms are several steps.
+MAX_TURN_S = 0.0005
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -77,6 +81,16 @@ def prepare_gpu(environment: MutableMapping[str, str]) -> None:
     # It would try all algorithms again for every length of audio that it has not met.
     torch.backends.cudnn.benchmark = False
     logger.info("GPU memory: %s=%s; cudnn.benchmark: off, since audio has any length", name, environment[name])
+    shorten_turns()
+
+
+def shorten_turns() -> None:
+    """Let the threads of this process wait for each other no longer than MAX_TURN_S; for an engine on a GPU.
+
+    There, each step is a short piece of Python on one of a few threads, and the GPU has nothing to do while that waits
+    for its turn. Holds for the whole process, as all in `prepare_gpu` does; a shorter time that somebody set stays.
+    """
+    sys.setswitchinterval(min(sys.getswitchinterval(), MAX_TURN_S))
 
 
 def prepare_cpu(threads: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from light_tts.errors import ConfigError
-from light_tts.placement import place, prepare_gpu
+from light_tts.placement import MAX_TURN_S, place, prepare_gpu, shorten_turns
 from light_tts.settings import ModelSettings
 
 
@@ -31,6 +33,17 @@ def test_the_log_says_how_gpu_memory_is_handled(caplog: pytest.LogCaptureFixture
     assert caplog.messages == [
         "GPU memory: PYTORCH_CUDA_ALLOC_CONF=a:1; cudnn.benchmark: off, since audio has any length"
     ]
+
+
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.005, MAX_TURN_S), (0.0001, 0.0001)])
+def test_turns_get_shorter_and_never_longer(before_s: float, after_s: float) -> None:
+    given_s = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(before_s)
+        shorten_turns()
+        assert sys.getswitchinterval() == pytest.approx(after_s, abs=2e-6)
+    finally:
+        sys.setswitchinterval(given_s)
 
 
 def test_each_stage_has_its_own_precision() -> None:
