@@ -147,8 +147,9 @@ class Narration:
         callback()
 
     def wake(self) -> None:
-        """The reader took a chunk."""
-        self._decoder.wake()
+        """The reader took a chunk: there is room again, if somebody waits for that."""
+        if any(segment.is_paused for segment in tuple(self._open)):
+            self._decoder.wake()
 
     # called by segments, on the threads of the stages
 
@@ -243,6 +244,10 @@ class _Segment:
             narration.stream.stats.is_voice_cached = decoder.has_voice(self._run)
         sink: TokenSink = _TokenSide(self, narration, self._run)
         self._source = narration._starts[self.index](sink, self.index)
+
+    @property
+    def is_paused(self) -> bool:
+        return self._run is not None and self._run.is_paused
 
     def abort(self) -> None:
         if self._source is not None:

@@ -24,6 +24,7 @@ class Run:
     """Stands for an acoustic run; the test says what it speaks."""
 
     flow_s = vocoder_s = 0.0
+    is_paused = False
 
     def __init__(self, job: AcousticJob, sink: ChunkSink) -> None:
         self.job, self.sink = job, sink
@@ -59,6 +60,7 @@ class Source:
 class Decoder:
     def __init__(self) -> None:
         self.runs: list[Run] = []
+        self.times_woken = 0
 
     def open(self, job: AcousticJob, sink: ChunkSink) -> Run:
         self.runs.append(Run(job, sink))
@@ -68,7 +70,7 @@ class Decoder:
         return False
 
     def wake(self) -> None:
-        pass
+        self.times_woken += 1
 
 
 class Stage:
@@ -203,3 +205,12 @@ def test_whoever_asks_is_told_when_the_request_is_over(how: str) -> None:
         stage.narration.when_over(lambda: told.append(how))
     assert told == [how]
     assert stage.times_done == 1
+
+
+def test_a_reader_wakes_the_decoder_only_when_a_run_waits_for_room() -> None:
+    stage = Stage(1)
+    stage.narration.wake()
+    assert stage.decoder.times_woken == 0
+    stage.decoder.runs[0].is_paused = True
+    stage.narration.wake()
+    assert stage.decoder.times_woken == 1

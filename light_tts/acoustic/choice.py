@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from light_tts.acoustic.chunking import Hop, HopPlan
-from light_tts.acoustic.planner import first_hop_under_load, plan
+from light_tts.acoustic.planner import Candidate, first_hop_under_load, plan
 from light_tts.acoustic.run import AcousticJob, AcousticRun
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.settings import AcousticSettings
@@ -65,13 +65,16 @@ def choose_hops(
     """
     wait_s = settings.boundary_wait_ms / 1000.0
     is_crowded = len(runs) > 1
-    offers = [(run, run.offer(now_s, is_crowded=is_crowded, boundary_wait_s=wait_s)) for run in runs.values()]
-    dry_s = [run.dry_s(now_s) for run, candidate in offers if candidate is None]
-    choice = plan(
-        [candidate for _, candidate in offers if candidate is not None],
-        costs,
-        max_batch=settings.max_batch,
-        num_unheard=sum(1 for run in runs.values() if run.is_unheard),
-        next_dry_s=min((seconds for seconds in dry_s if seconds is not None), default=math.inf),
-    )
+    candidates: list[Candidate] = []
+    num_unheard, next_dry_s = 0, math.inf
+    for run in runs.values():
+        candidate = run.offer(now_s, is_crowded=is_crowded, boundary_wait_s=wait_s)
+        if candidate is not None:
+            candidates.append(candidate)
+            num_unheard += candidate.unplayed_s is None and not candidate.is_buffered
+        elif run.is_unheard:
+            num_unheard += 1
+        elif (dry_s := run.dry_s(now_s)) is not None:
+            next_dry_s = min(next_dry_s, dry_s)
+    choice = plan(candidates, costs, max_batch=settings.max_batch, num_unheard=num_unheard, next_dry_s=next_dry_s)
     return [(runs[pick.key], runs[pick.key].hop_with(pick.more_chunks)) for pick in choice.picks], choice.recheck_s

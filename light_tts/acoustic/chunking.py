@@ -133,10 +133,6 @@ class HopPlan:
         size = self._smallest_tokens
         return None if size is None else self._offset_tokens + size + self._lookahead_tokens
 
-    def is_due(self, available_tokens: int, *, ended: bool) -> bool:
-        """True when the smallest hop can run."""
-        return self.smallest_hop(available_tokens, ended) is not None
-
     def next_hop(self, available_tokens: int, ended: bool) -> Hop | None:
         """The planned hop if it can run now; None when more tokens are needed or the utterance is finished.
 
@@ -171,6 +167,16 @@ class HopPlan:
             return Hop(available_tokens, hop.offset_tokens, rest, is_final=True, full_mask=False)
         extra = chunks * self.chunk_tokens
         return Hop(hop.visible_tokens + extra, hop.offset_tokens, hop.hop_tokens + extra, False, False)
+
+    def next_change(self, available_tokens: int) -> int | None:
+        """Tokens with which more can be done than with so many, while others are still to come; None: with none."""
+        hop = self.smallest_hop(available_tokens, ended=False)
+        if hop is None:
+            return self.tokens_needed
+        hop_tokens = hop.hop_tokens + (self._whole_chunks(hop, available_tokens) + 1) * self.chunk_tokens
+        if self._full_final_mask or hop_tokens > self._max_hop_tokens:
+            return None
+        return hop.offset_tokens + hop_tokens + self._lookahead_tokens
 
     def _whole_chunks(self, hop: Hop, available_tokens: int) -> int:
         room = min(available_tokens - hop.visible_tokens, self._max_hop_tokens - hop.hop_tokens)

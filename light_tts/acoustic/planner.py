@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -28,8 +30,7 @@ WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
 MAX_FIRST_HOP_GROWTH = 3  # chunks by which load may lengthen the first hop
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One runnable hop, as the planner sees it.
 
     key:           the caller's handle.
@@ -75,6 +76,9 @@ class Candidate:
         return self.frames + min(chunks, self.more_chunks) * self.chunk_frames
 
 
+_deadline = attrgetter("unplayed_s", "key")  # of candidates that are started
+
+
 @dataclass(frozen=True)
 class Pick:
     """A hop to run, with so many chunks more than the smallest one."""
@@ -113,7 +117,7 @@ def plan(
     """
     if not candidates:
         return Plan(())
-    started = sorted((each for each in candidates if each.is_started), key=lambda each: (each.dry_s, each.key))
+    started = sorted((each for each in candidates if each.is_started), key=_deadline)
     new = sorted((each for each in candidates if not each.is_started), key=lambda each: (-each.age_s, each.key))
     firsts = [each for each in new if each.age_s >= 0.0]
     patient = [each for each in new if each.age_s < 0.0]
@@ -138,11 +142,18 @@ def slacks_s(started: Sequence[Candidate], costs: CostTable, max_batch: int) -> 
     Returns for each stream the seconds that it and all before it can wait on its account; the least of them counts.
     """
     slacks, frames = [], 0
-    for count, candidate in enumerate(started, 1):
-        frames = max(frames, candidate.frames)
-        full, rest = divmod(count, max_batch)
-        busy_s = full * costs.estimate_s(max_batch, frames) + costs.estimate_s(rest, frames)
-        slacks.append(candidate.dry_s - MARGIN_S - busy_s)
+    calls_s: dict[int, float] = {}  # by rows, of calls with so many frames
+    full, rest = 0, 0
+    for candidate in started:
+        if candidate.frames > frames:
+            frames = candidate.frames
+            calls_s = {0: 0.0, max_batch: costs.estimate_s(max_batch, frames)}
+        rest += 1
+        if rest == max_batch:
+            full, rest = full + 1, 0
+        if rest not in calls_s:
+            calls_s[rest] = costs.estimate_s(rest, frames)
+        slacks.append(candidate.dry_s - MARGIN_S - (full * calls_s[max_batch] + calls_s[rest]))
     return slacks
 
 
@@ -258,14 +269,18 @@ def _best_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -
 def _compose(queue: Sequence[Candidate], limit_s: float, costs: CostTable, max_batch: int) -> tuple[Pick, ...]:
     """The head of the queue and whoever fits into a call of this length, then the largest hops that still do."""
     chosen: list[Candidate] = []
-    frames = 0
+    frames, refused_frames = 0, -1
     for candidate in queue:
         if len(chosen) == max_batch:
             break
         longest = max(frames, candidate.frames)
+        if longest == refused_frames:
+            continue
         if not chosen or costs.estimate_s(len(chosen) + 1, longest) <= limit_s:
             chosen.append(candidate)
-            frames = longest
+            frames, refused_frames = longest, -1
+        else:
+            refused_frames = longest
     chunks = max(each.more_chunks for each in chosen)
     while chunks and costs.estimate_s(len(chosen), max(each.frames_with(chunks) for each in chosen)) > limit_s:
         chunks -= 1

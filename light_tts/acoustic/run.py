@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -53,24 +54,30 @@ class PlaybackClock:
         self._first_s: float | None = None
         self._sent_s: dict[int, float] = {}
         self._expected_s: dict[int, float] = {}
+        self._ahead_s: dict[int, float] = {}  # to be heard before a run's next audio; asked for far more often than new
 
     def note(self, key: int, num_samples: int, now_s: float) -> None:
         """Audio of a run was handed over."""
         if self._first_s is None:
             self._first_s = now_s
         self._sent_s[key] = self._sent_s.get(key, 0.0) + num_samples / SAMPLE_RATE_HZ
+        self._ahead_s = {}
 
     def expect(self, key: int, seconds: float) -> None:
         """So much audio is still to come from a run that has all its tokens; 0 when it has ended."""
         self._expected_s[key] = seconds
+        self._ahead_s = {}
 
     def unplayed_s(self, key: int, now_s: float) -> float | None:
         """Seconds until the listener needs the next audio of this run, negative when it is late.
 
         None when nothing is to be heard before it and nothing has been: it is the first audio.
         """
-        ahead_s = sum(seconds for other, seconds in self._sent_s.items() if other <= key)
-        ahead_s += sum(seconds for other, seconds in self._expected_s.items() if other < key)
+        ahead_s = self._ahead_s.get(key)
+        if ahead_s is None:
+            ahead_s = sum(seconds for other, seconds in self._sent_s.items() if other <= key)
+            ahead_s += sum(seconds for other, seconds in self._expected_s.items() if other < key)
+            self._ahead_s[key] = ahead_s
         if self._first_s is None:
             return ahead_s or None
         return ahead_s - (now_s - self._first_s)
@@ -95,10 +102,31 @@ class AcousticJob:
     trace: RequestTrace | None = None
 
 
+class _Standing(NamedTuple):
+    """What a run could do, from one piece of news to the next: tokens for a larger hop, the end, a hop that was served.
+
+    hop:           the smallest that can run now; None: tokens are missing.
+    frames:        of that hop; None: must be asked each time, since another run may bring the voice's states.
+    more_chunks:   that the hop could take along.
+    grows_alone:   waiting could bring it to its planned size.
+    grows:         waiting could bring it to the largest one.
+    """
+
+    ended: bool
+    hop: Hop | None = None
+    frames: int | None = None
+    more_chunks: int = 0
+    grows_alone: bool = False
+    grows: bool = False
+
+
 class AcousticRun:
     """One segment on its way to audio. A `TokenSink`; made by `AcousticDecoder.open`.
 
-    Tokens arrive on other threads under `condition`; everything else belongs to the decoder's thread.
+    Tokens, their end and cancellations come from other threads; everything else belongs to the decoder's thread.
+    That is woken, by `condition`, when there is something new for it to decide: a token alone mostly is not.
+
+    is_paused:  the reader had no room when the decoder looked last, and must wake it.
     """
 
     def __init__(
@@ -123,17 +151,23 @@ class AcousticRun:
         self.reason: FinishReason | None = None  # set when the last token has arrived
         self.error: Exception | None = None
         self.is_cancelled = False
+        self.is_paused = False
         self.flow_s = 0.0  # share of the time of the calls it was served in
         self.vocoder_s = 0.0
         self._condition = condition
         self._last_service_s = time.monotonic() if opened_s is None else opened_s
         self._due_since_s: float | None = None
+        self._standing: _Standing | None = None
+        self._chunk_frames = self._weighted(FRAMES_PER_TOKEN * plan.chunk_tokens)
+        self._news_at_tokens = math.inf
+        if job.stream and plan.tokens_needed is not None:
+            self._news_at_tokens = plan.tokens_needed
 
     def put(self, tokens: Sequence[int]) -> None:
-        """Take speech tokens from the language model."""
-        with self._condition:
-            self.tokens.extend(tokens)
-            if self.job.stream and self.plan.is_due(len(self.tokens), ended=False):
+        """Take speech tokens from the language model; without the lock, which the decoder holds while it decides."""
+        self.tokens.extend(tokens)
+        if len(self.tokens) >= self._news_at_tokens:
+            with self._condition:
                 self._condition.notify()
 
     def end(self, reason: FinishReason) -> None:
@@ -170,32 +204,71 @@ class AcousticRun:
         is_crowded:       other streams are open; then a hop that can wait may grow beyond the plan's schedule.
         boundary_wait_s:  a hop waits so long for the end of the text, whose tail would join it; never a first one.
         """
-        ended = self.reason is not None
-        if ended:
-            rest_tokens = len(self.tokens) - self.plan.offset_tokens
-            self.job.clock.expect(self.key, rest_tokens / TOKEN_RATE_HZ / self.job.speed)
-        if not self.sink.has_room or (not self.job.stream and not ended):
-            return None
-        smallest = self.plan.smallest_hop(len(self.tokens), ended)
-        if smallest is None:
+        standing = self._standing
+        if standing is None or standing.ended is (self.reason is None) or len(self.tokens) >= self._news_at_tokens:
+            standing = self._look_again()
+        if self._finds_no_room() or standing.hop is None:
             return None
         if self._due_since_s is None:
             self._due_since_s = now_s
         due_s = now_s - self._due_since_s
         unplayed_s = self.job.clock.unplayed_s(self.key, now_s)
         is_heard = unplayed_s is not None
-        can_wait = is_heard and not ended and self.plan.offset_tokens > 0
+        can_wait = is_heard and not standing.ended and self.plan.offset_tokens > 0
         return Candidate(
-            key=self.key,
-            frames=self.frames_of(smallest),
-            waiting_s=now_s - self._last_service_s,
-            unplayed_s=unplayed_s,
-            due_s=due_s,
-            more_chunks=self.plan.more_chunks(smallest, len(self.tokens), ended=ended) if is_heard else 0,
-            chunk_frames=self._weighted(FRAMES_PER_TOKEN * self.plan.chunk_tokens),
-            can_grow=can_wait and self._can_grow(smallest, is_crowded),
-            hold_s=boundary_wait_s - due_s if can_wait else 0.0,
-            is_buffered=not self.job.stream,
+            self.key,
+            self.frames_of(standing.hop) if standing.frames is None else standing.frames,
+            now_s - self._last_service_s,
+            unplayed_s,
+            due_s,
+            standing.more_chunks if is_heard else 0,
+            self._chunk_frames,
+            can_wait and (standing.grows if is_crowded else standing.grows_alone),
+            boundary_wait_s - due_s if can_wait else 0.0,
+            not self.job.stream,
+        )
+
+    def _finds_no_room(self) -> bool:
+        if self.sink.has_room:
+            self.is_paused = False
+            return False
+        self.is_paused = True
+        # The reader may have made room just before it could know that somebody waits for it.
+        return not self.sink.has_room
+
+    def _look_again(self) -> _Standing:
+        """What the run could do with the tokens that it has, and with how many it could do more."""
+        ended = self.reason is not None
+        while True:
+            available = len(self.tokens)
+            self._news_at_tokens = math.inf
+            standing = _Standing(ended)
+            if ended:
+                rest_tokens = available - self.plan.offset_tokens
+                self.job.clock.expect(self.key, rest_tokens / TOKEN_RATE_HZ / self.job.speed)
+            if ended or self.job.stream:
+                standing = self._standing_with(available, ended)
+            if not ended and self.job.stream:
+                self._news_at_tokens = self.plan.next_change(available) or math.inf
+            self._standing = standing
+            # One that came meanwhile did not know that it is news.
+            if len(self.tokens) < self._news_at_tokens:
+                return standing
+
+    def _standing_with(self, available: int, ended: bool) -> _Standing:
+        plan = self.plan
+        hop = plan.smallest_hop(available, ended)
+        if hop is None:
+            return _Standing(ended)
+        chunks = plan.more_chunks(hop, available, ended=ended)
+        largest = hop if ended else plan.grown(hop, chunks, available, ended=False)
+        return _Standing(
+            ended,
+            hop,
+            self.frames_of(hop) if hop.offset_tokens else None,
+            chunks,
+            grows_alone=plan.can_grow(largest),
+            grows=plan.can_grow(largest, beyond_schedule=True),
         )
 
     def hop_with(self, more_chunks: int) -> Hop:
@@ -212,11 +285,6 @@ class AcousticRun:
         end = prompt_tokens + hop.offset_tokens + hop.hop_tokens
         return self._weighted(FRAMES_PER_TOKEN * (end - kept_tokens))
 
-    def _can_grow(self, smallest: Hop, is_crowded: bool) -> bool:
-        chunks = self.plan.more_chunks(smallest, len(self.tokens), ended=False)
-        hop = self.plan.grown(smallest, chunks, len(self.tokens), ended=False)
-        return self.plan.can_grow(hop, beyond_schedule=is_crowded)
-
     def _weighted(self, frames: int) -> int:
         return -(-frames * self.job.flow_steps // USUAL_FLOW_STEPS)
 
@@ -224,7 +292,7 @@ class AcousticRun:
         """A hop has run and given so much audio."""
         self.plan.advance(hop)
         self._last_service_s = now_s
-        self._due_since_s = None
+        self._due_since_s = self._standing = None
         if hop.is_final:
             self.job.clock.expect(self.key, 0.0)
         if num_samples:

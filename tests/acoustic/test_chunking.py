@@ -127,10 +127,36 @@ def test_a_short_first_hop_grows_to_one_chunk_first():
 def test_nothing_is_due_before_the_lookahead_is_there():
     plan = HopPlan.streaming(0)
     assert plan.tokens_needed == 28
-    assert not plan.is_due(27, ended=False)
+    assert plan.smallest_hop(27, ended=False) is None
     assert plan.next_hop(27, ended=False) is None
-    assert plan.is_due(28, ended=False)
-    assert plan.is_due(0, ended=True)
+    assert plan.smallest_hop(28, ended=False) is not None
+    assert plan.smallest_hop(0, ended=True) is not None
+
+
+@pytest.mark.parametrize("even_hop_tokens", [None, 40])
+@pytest.mark.parametrize("final_full_mask", [False, True])
+def test_between_two_changes_more_tokens_make_no_difference(even_hop_tokens, final_full_mask):
+    def possible(plan, available):
+        hop = plan.smallest_hop(available, ended=False)
+        if hop is None:
+            return None
+        chunks = plan.more_chunks(hop, available, ended=False)
+        largest = plan.grown(hop, chunks, available, ended=False)
+        return hop, chunks, plan.can_grow(largest), plan.can_grow(largest, beyond_schedule=True)
+
+    plan = HopPlan.streaming(28, first_hop_tokens=22, even_hop_tokens=even_hop_tokens, final_full_mask=final_full_mask)
+    for _ in range(6):
+        changes = [n for n in range(1, 700) if possible(plan, n) != possible(plan, n - 1)]
+        for available in range(650):
+            expected = next((n for n in changes if n > available), None)
+            assert plan.next_change(available) == expected
+        hop = plan.smallest_hop(changes[0], ended=False)
+        assert hop is not None
+        plan.advance(hop)
+
+
+def test_a_plan_without_chunks_changes_with_the_end_only():
+    assert HopPlan.offline(87).next_change(500) is None
 
 
 def test_offline_waits_for_the_end_and_sees_everything():

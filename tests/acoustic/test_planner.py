@@ -1,7 +1,6 @@
 """The order of service is a pure function of the listeners' clocks and of what calls cost."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -79,7 +78,7 @@ def test_a_call_is_never_too_wide_and_somebody_is_served_or_looked_at_again(queu
 
 @given(candidates, st.integers(1, 16), tables)
 def test_a_stream_that_runs_dry_is_served_at_once_earliest_first(queue, max_batch, costs):
-    queue = [replace(each, waiting_s=min(each.waiting_s, FIRST_MAX_WAIT_S / 2)) for each in queue]
+    queue = [each._replace(waiting_s=min(each.waiting_s, FIRST_MAX_WAIT_S / 2)) for each in queue]
     dry = [each for each in queue if each.is_started and each.dry_s < MARGIN_S]
     if dry:
         assert plan(queue, costs, max_batch=max_batch).keys[0] == min(dry, key=lambda each: (each.dry_s, each.key)).key
@@ -153,7 +152,7 @@ def test_first_chunks_wait_for_each_other_only_when_somebody_can_come():
     assert result.keys == ()
     assert result.recheck_s is not None
     assert MIN_COALESCE_S <= result.recheck_s <= MAX_COALESCE_S
-    assert plan([replace(fresh, due_s=MAX_COALESCE_S)], GPU, max_batch=16, num_unheard=2).keys == (1,)
+    assert plan([fresh._replace(due_s=MAX_COALESCE_S)], GPU, max_batch=16, num_unheard=2).keys == (1,)
 
 
 def test_buffered_requests_come_last_until_they_have_waited_too_long():
@@ -189,9 +188,9 @@ class Served:
         for key, each in self.queue.items():
             dry_s = None if each.unplayed_s is None else each.unplayed_s - passed_s
             if key in result.keys:
-                each = replace(each, waiting_s=-passed_s, unplayed_s=(dry_s or 0.0) + self.gain_s)
+                each = each._replace(waiting_s=-passed_s, unplayed_s=(dry_s or 0.0) + self.gain_s)
                 dry_s = each.unplayed_s
-            self.queue[key] = replace(each, waiting_s=each.waiting_s + passed_s, unplayed_s=dry_s)
+            self.queue[key] = each._replace(waiting_s=each.waiting_s + passed_s, unplayed_s=dry_s)
         return result.keys
 
 
