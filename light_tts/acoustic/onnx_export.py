@@ -130,7 +130,7 @@ class _PlainDense(nn.Module):
 
     def __init__(self, dense: Dense) -> None:
         super().__init__()
-        self.weight = nn.Parameter(_matrix(dense), requires_grad=False)
+        self.weight = nn.Parameter(dense.matrix.detach().cpu(), requires_grad=False)
         self.bias = None if dense.bias is None else nn.Parameter(dense.bias, requires_grad=False)
         self.activation: Activation = dense.activation
 
@@ -144,7 +144,7 @@ class _PlainConv(nn.Module):
 
     def __init__(self, conv: Conv) -> None:
         super().__init__()
-        taps = _matrix(conv.taps)
+        taps = conv.taps.matrix.detach().cpu()
         by_tap = taps.unflatten(1, (conv.kernel, -1)).transpose(1, 2).contiguous()
         self.weight = nn.Parameter(by_tap, requires_grad=False)
         self.bias = None if conv.taps.bias is None else nn.Parameter(conv.taps.bias, requires_grad=False)
@@ -169,12 +169,6 @@ def _plain_copy(network: nn.Module) -> nn.Module:
         elif isinstance(module, Dense):
             replaced.setdefault(id(module), _PlainDense(module))
     return copy.deepcopy(network, dict(replaced)).cpu()
-
-
-def _matrix(dense: Dense) -> Tensor:
-    """The matrix of a `Dense` [out, in], unpacked."""
-    matrix = dense.matrix.to_dense() if dense.packed else dense.matrix
-    return matrix.detach().cpu()
 
 
 @contextmanager

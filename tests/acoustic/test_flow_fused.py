@@ -6,7 +6,6 @@ import copy
 import functools
 import random
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.acoustic.flow_inputs import ANY_PAST
 from light_tts.kernels.flow_conv import paged_conv_plain
 from light_tts.kernels.flow_kernels import FlowKernels, plain_kernels, triton_kernels
-from light_tts.models.nets import dense
 from light_tts.models.nets.conformer import ConformerBody, UpsampleConformer
+from light_tts.models.nets.dense import prepare_all
 from light_tts.models.nets.flow_net import FlowNet
 from light_tts.models.nets.fuse import why_not_fused
 from tests.acoustic.tiny_flow import (
@@ -43,21 +42,14 @@ def one_thread():
 
 
 @functools.cache
-def unpacked(layout: str) -> FlowNet:
-    with mock.patch.object(dense, "can_pack", return_value=False):
-        return tiny_flow.__wrapped__(layout, CHUNK)
-
-
-@functools.cache
 def with_wide_heads() -> FlowNet:
     """A flow whose body has heads that the kernels take."""
-    net = copy.copy(unpacked("cosyvoice2_tiny"))
+    net = copy.copy(tiny_flow("cosyvoice2_tiny", CHUNK))
     torch.manual_seed(3)
     body = ConformerBody(UpsampleConformer(48, 64, 4, 96, 2, 2, 3, (3, 5), 2), 80)
     for weight in body.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    with mock.patch.object(dense, "can_pack", return_value=False):
-        dense.prepare_all(body, torch.float32, "cpu")
+    prepare_all(body, torch.float32, "cpu")
     net.body = body
     return net
 
@@ -87,9 +79,8 @@ def fused_decoder(net: FlowNet, kernels: FlowKernels, steps: int = STEPS) -> Flo
 
 @layouts
 @pytest.mark.parametrize("seed", range(3))
-def test_fused_networks_agree_with_the_plain_ones(layout: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
-    net = unpacked(layout)
+def test_fused_networks_agree_with_the_plain_ones(layout: str, seed: int) -> None:
+    net = tiny_flow(layout, CHUNK)
     plain = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0)
     found = decode_all(fused_decoder(net, plain_kernels()), seed)
     for mel, expected in zip(found, decode_all(plain, seed), strict=True):
@@ -97,8 +88,7 @@ def test_fused_networks_agree_with_the_plain_ones(layout: str, seed: int, monkey
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_fused_body_agrees_with_the_plain_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
+def test_a_fused_body_agrees_with_the_plain_one(seed: int) -> None:
     net = with_wide_heads()
     plain = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0)
     fused = fused_decoder(net, plain_kernels())
@@ -108,8 +98,7 @@ def test_a_fused_body_agrees_with_the_plain_one(seed: int, monkeypatch: pytest.M
         assert_close(mel, expected)
 
 
-def test_a_body_that_reaches_further_than_its_tables_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
+def test_a_body_that_reaches_further_than_its_tables_is_computed_as_it_is() -> None:
     net = with_wide_heads()
     runner = PagedRunner(net, cache_bytes=0, steps=STEPS, kernels=plain_kernels(), most_graphs=0)
     most = 4096 // net.chunk_frames
@@ -119,9 +108,8 @@ def test_a_body_that_reaches_further_than_its_tables_is_computed_as_it_is(monkey
 
 @layouts
 @pytest.mark.slow
-def test_the_whole_call_agrees_in_triton(layout: str, monkeypatch: pytest.MonkeyPatch, interpreter) -> None:
-    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
-    net = unpacked(layout)
+def test_the_whole_call_agrees_in_triton(layout: str, interpreter) -> None:
+    net = tiny_flow(layout, CHUNK)
     prompt, tokens = random_prompt(18), random_tokens(16, seed=0)
     kernels = triton_kernels()
     if net.estimator_tails[0].left > 10:  # minutes of interpretation, and tested by itself
@@ -138,9 +126,8 @@ def test_the_whole_call_agrees_in_triton(layout: str, monkeypatch: pytest.Monkey
     assert_close(mels[1], mels[0])
 
 
-def test_what_the_kernels_do_not_take_is_computed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernels_do_not_take_is_computed_as_it_is() -> None:
     net = tiny_flow("cosyvoice3_tiny")
-    monkeypatch.setattr("light_tts.models.nets.fuse.can_pack", lambda *_: False)
     assert "30 frames back" in str(why_not_fused(net))
     runner = PagedRunner(net, cache_bytes=0, steps=STEPS, kernels=plain_kernels(), most_graphs=0)
     assert runner.fused is None

@@ -37,7 +37,7 @@ class EmbeddingBlock(nn.Module):
         self.scale = math.sqrt(width)
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the matrix; the scale joins the norm's own."""
+        """Cast and move the matrix; the scale joins the norm's own."""
         self.out[0] = dense_of(cast(nn.Linear, self.out[0]), dtype=dtype, device=device)
         norm = cast(Norm, self.out[1])
         norm.weight = nn.Parameter(norm.weight * self.scale, requires_grad=False)
@@ -123,7 +123,7 @@ class FeedForward(nn.Module):
         self.w_2: nn.Module = nn.Linear(hidden, width)
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the matrices."""
+        """Cast and move the matrices."""
         activations: tuple[tuple[str, Activation], ...] = (("w_1", "silu"), ("w_2", "none"))
         for name, activation in activations:
             linear = cast(nn.Linear, getattr(self, name))
@@ -218,7 +218,7 @@ class ConformerBody(nn.Module):
         self.shape = encoder.shape
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the projection."""
+        """Cast and move the projection."""
         self.encoder_proj = dense_of(cast(nn.Linear, self.encoder_proj), dtype=dtype, device=device)
 
     def forward(self, embedded: Tensor, valid: Tensor | None, contexts: BodyContexts) -> Tensor:

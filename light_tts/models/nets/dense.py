@@ -1,7 +1,7 @@
 """Matrix products of the flow networks, in the form that computes fastest, with the published parameters as input.
 
-Modules are declared with the published parameter names, loaded, and then *prepared*: matrices are cast, fused, packed
-and moved once; what stays in float32 (norms, time conditioning) stays.
+Modules are declared with the published parameter names, loaded, and then *prepared*: matrices are cast, fused and
+moved once; what stays in float32 (norms, time conditioning) stays.
 """
 
 from __future__ import annotations
@@ -29,24 +29,6 @@ class Tail(NamedTuple):
         return self.left * self.channels
 
 
-# Names and arguments of the same activations inside oneDNN's fused product.
-_FUSED: dict[Activation, tuple[str, list[float], str]] = {
-    "none": ("none", [], ""),
-    "gelu": ("gelu", [], "none"),
-    "gelu_tanh": ("gelu", [], "tanh"),
-    "silu": ("swish", [], ""),
-    "leaky_relu": ("leaky_relu", [0.01], ""),
-}
-
-
-def can_pack(device: torch.device | str, dtype: torch.dtype) -> bool:
-    """True when oneDNN's pre-packed matrix product exists here: about twice as fast as BLAS on few rows."""
-    if torch.device(device).type != "cpu" or dtype != torch.float32 or not torch.backends.mkldnn.is_available():
-        return False
-    # The namespace raises for operators it does not have, so `hasattr` is the test.
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-
-
 class Dense(nn.Module):
     """activation(x W^T + b), W in `dtype`: x [..., in] of any float type -> [..., out] in `dtype`.
 
@@ -61,22 +43,17 @@ class Dense(nn.Module):
         dtype: torch.dtype,
         device: torch.device | str,
         activation: Activation = "none",
-        packed: bool | None = None,
     ) -> None:
         super().__init__()
         self.activation: Activation = activation
         self.dtype = dtype
-        weight = weight.detach().to(device=device, dtype=dtype).contiguous()
+        # A plain attribute: what is fused, cast or moved is no part of the published state dict.
+        self.matrix = weight.detach().to(device=device, dtype=dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(device=device, dtype=dtype)
-        self.packed = can_pack(device, dtype) if packed is None else packed
-        # A plain attribute: a packed matrix is opaque and must not appear in a state dict.
-        self.matrix: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
-        self._fused = _FUSED[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to the last axis."""
-        if self.packed:
-            return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.matrix, self.bias, *self._fused))
+        # On a CPU this beats oneDNN's packed products, whose built-in GELU alone takes as long as the product.
         return activate(F.linear(x.to(self.dtype), self.matrix, self.bias), self.activation)
 
 

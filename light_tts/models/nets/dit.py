@@ -62,7 +62,7 @@ class InputEmbedding(nn.Module):
         self.conv_pos_embed = ConvPositions(width, kernel, groups)
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the matrix."""
+        """Cast and move the matrix."""
         self.proj = dense_of(cast(nn.Linear, self.proj), dtype=dtype, device=device)
 
     def forward(self, x: Tensor, context: SequenceContext) -> Tensor:
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
         self.ff = nn.Sequential(nn.Sequential(nn.Linear(width, hidden)), nn.Identity(), nn.Linear(hidden, width))
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the matrices."""
+        """Cast and move the matrices."""
         first = cast(nn.Linear, cast(nn.Sequential, self.ff[0])[0])
         self.ff[0] = dense_of(first, dtype=dtype, device=device, activation="gelu_tanh")
         self.ff[2] = dense_of(cast(nn.Linear, self.ff[2]), dtype=dtype, device=device)
@@ -222,7 +222,7 @@ class DiT(nn.Module):
         self.proj_out: nn.Module = nn.Linear(width, mel_bins)
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the output matrix."""
+        """Cast and move the output matrix."""
         self.proj_out = dense_of(cast(nn.Linear, self.proj_out), dtype=dtype, device=device)
 
     def condition_time(self, times: Tensor) -> Tensor:

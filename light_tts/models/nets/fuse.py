@@ -5,7 +5,6 @@ from __future__ import annotations
 from light_tts.kernels.flow_kernels import FlowKernels
 from light_tts.models.nets.conformer import ConformerBody, RelativeAttention
 from light_tts.models.nets.conformer_fused import FusedConformer
-from light_tts.models.nets.dense import can_pack
 from light_tts.models.nets.dit import DiT
 from light_tts.models.nets.dit_fused import FusedDiT
 from light_tts.models.nets.flow_net import FlowNet
@@ -18,8 +17,6 @@ def why_not_fused(net: FlowNet) -> str | None:
     """Why the estimator must be computed as it is; None when the kernels take it."""
     if not isinstance(net.estimator, UNet | DiT):
         return f"there are no fused kernels for {type(net.estimator).__name__}"
-    if can_pack(net.device, net.dtype):
-        return "its matrices are packed for oneDNN"
     for tail in net.estimator_tails:
         if tail.left > net.chunk_frames:
             return f"a convolution sees {tail.left} frames back, more than a chunk of {net.chunk_frames}"
@@ -38,8 +35,6 @@ def why_body_not_fused(net: FlowNet) -> str | None:
     """Why the token-to-mel body must be computed as it is; None when the kernels take it."""
     if not isinstance(net.body, ConformerBody):
         return "it has no attention"
-    if can_pack(net.device, net.dtype):
-        return "its matrices are packed for oneDNN"
     attention = next(module for module in net.body.modules() if isinstance(module, RelativeAttention))
     head_dim = attention.width // attention.heads
     if head_dim < 16 or head_dim & (head_dim - 1):

@@ -56,14 +56,13 @@ class FusedEstimator(Protocol):
 
 
 def product(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Matrix and bias of a packed product."""
+    """Matrix and bias of a product."""
     dense = cast(Dense, module)
-    assert not dense.packed, "a fused network reads its matrices as they are"
     return dense.matrix, dense.bias
 
 
 def biased_product(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of a packed product that has one."""
+    """Matrix and bias of a product that has one."""
     matrix, bias = product(module)
     assert bias is not None
     return matrix, bias

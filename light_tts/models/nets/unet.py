@@ -81,7 +81,7 @@ class FeedForward(nn.Module):
         )
 
     def prepare(self, dtype: torch.dtype, device: torch.device | str) -> None:
-        """Pack the matrices."""
+        """Cast and move the matrices."""
         first = cast(nn.ModuleDict, self.net[0])["proj"]
         activation: Activation = "gelu"
         self.net[0] = dense_of(cast(nn.Linear, first), dtype=dtype, device=device, activation=activation)
