@@ -22,7 +22,7 @@ from light_tts.half_precision import load_finite_flow, load_finite_vocoder
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.llm.quantization import matrix_maker
 from light_tts.llm.weight_plan import plan_weights
-from light_tts.memory_plan import MB, MemoryPlan
+from light_tts.memory_plan import MB, MemoryPlan, vocoder_slots
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.models.nets.flow_net import FlowNet
 from light_tts.placement import Placement, place, prepare_cpu, prepare_gpu
@@ -122,6 +122,7 @@ def _load_vocoder(
         crossfade=settings.acoustic.crossfade,
         dtype=loaded.dtype,
         max_rows=settings.acoustic.max_batch,
+        slots=vocoder_slots(settings),
         records=not settings.llm.disable_cudagraph,
     )
     return vocoder, loaded.dtype

@@ -24,11 +24,13 @@ CONTEXT_BYTES = 800 * MB
 # What torch's allocator cannot use because of how its blocks are cut.
 _LOST_SHARE = 0.02
 
-# Bounds that the stages keep: `llm/padded_steps.py`, `acoustic/flow_graphs.py`, `acoustic/vocoder_graph.py`.
+# Bounds that the stages keep: `llm/padded_steps.py`, `acoustic/flow_graphs.py`, `acoustic/vocoder_sizes.py`.
 _MOST_PACKED_ROWS = 2048
 _MOST_FLOW_FRAMES = 12_800
 _MOST_VOCODER_FRAMES = 4096
-_VOCODER_SLOTS = 257
+_MOST_VOCODER_ROWS = 64
+_MOST_VOCODER_SLOTS = 512
+_RUNS_OF_REQUEST = 3  # segments that are spoken and prepared at once: `narration.py`
 
 KV_CACHE, VOICE_STATES, STREAM_STATES = "KV cache", "flow states of voices", "flow states of streams"
 
@@ -145,6 +147,12 @@ def plan_memory(
     return replace(plan, changes=_changes(plan, settings))
 
 
+def vocoder_slots(settings: Settings) -> int:
+    """Streams whose vocoder states stay on the GPU at the same place: all that the requests served at once can have."""
+    runs = _RUNS_OF_REQUEST * settings.engine.max_concurrent_requests
+    return min(max(runs, _MOST_VOCODER_ROWS), _MOST_VOCODER_SLOTS) if runs else _MOST_VOCODER_SLOTS
+
+
 def _fixed_parts(sizes: ModelSizes, settings: Settings) -> list[MemoryPart]:
     """What has the same size whatever there is."""
     llm, acoustic = settings.llm, settings.acoustic
@@ -164,7 +172,7 @@ def _fixed_parts(sizes: ModelSizes, settings: Settings) -> list[MemoryPart]:
         MemoryPart("weights of the language model", sizes.llm_weights),
         MemoryPart("weights of the flow", sizes.flow_weights),
         MemoryPart("weights of the vocoder", sizes.vocoder_weights),
-        MemoryPart("vocoder states of streams", _VOCODER_SLOTS * sizes.vocoder_stream),
+        MemoryPart("vocoder states of streams", (vocoder_slots(settings) + 1) * sizes.vocoder_stream),
         MemoryPart("recorded steps (CUDA graphs)", recorded),
         MemoryPart("intermediate results", work + lost),
     ]

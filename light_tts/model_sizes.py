@@ -240,13 +240,13 @@ def vocoder_stream_bytes(config: Mapping[str, Any]) -> int:
 
 
 def _vocoder_frame_bytes(config: Mapping[str, Any], item_bytes: int) -> int:
-    """Of its widest stage about six tensors are there at once; and the harmonics of each sample."""
+    """Of its widest stage five sums (float32) and five activations are there at once; and the source's spectra."""
     base, rate, widest = int(config["base_channels"]), 1, 0
     for stage, factor in enumerate(config["upsample_rates"]):
         rate *= int(factor)
         widest = max(widest, rate * (base >> (stage + 1)))
     samples = rate * int(config["istft_params"]["hop_len"])
-    return 6 * widest * item_bytes + 2 * 4 * samples * (int(config["nb_harmonics"]) + 4)
+    return 5 * widest * (4 + item_bytes) + 7 * 4 * samples
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from light_tts.acoustic.vocoder import VocoderJob
 from light_tts.acoustic.vocoder_causal_step import NUM_INTEGERS, CausalStep
 from light_tts.acoustic.vocoder_pool import StatePool
 from light_tts.acoustic.vocoder_rows import Row, SlotStream, new_mel
+from light_tts.acoustic.vocoder_sizes import SizeLadder
 from light_tts.models.nets.hift_noise import DeviceTable
 from light_tts.models.nets.hift_packed import PackedHift
 from light_tts.types import MEL_BINS
@@ -21,6 +20,9 @@ class CausalRows:
 
     num_integers = NUM_INTEGERS
     padding = (1, 1, 0, 1)  # a row that only fills a batch, after its slot
+    # A first piece has 27 frames or more; whole chunks of 50 come with 7 that waited. More mel than the longest is
+    # decoded in several calls.
+    ladder = SizeLadder((32, 48, 64, 88, 112, 160, 208, 256, 320, 384, 512))
 
     def __init__(self, packed: PackedHift) -> None:
         self._net = packed.net
@@ -28,14 +30,14 @@ class CausalRows:
         self.step = CausalStep(packed, self._table.numbers)
 
     def pieces_of(self, job: VocoderJob[SlotStream]) -> list[Tensor]:
-        """Pieces of a job are simply consecutive mel here: where it was cut makes no difference."""
+        """Pieces of a job are simply consecutive mel here: where it is cut makes no difference."""
         if job.pieces:
-            return [torch.cat(job.pieces, dim=1)] if len(job.pieces) > 1 else [job.pieces[0]]
+            mel = torch.cat(job.pieces, dim=1) if len(job.pieces) > 1 else job.pieces[0]
+            # Beside the new frames a call holds those that waited.
+            return list(mel.split(self.ladder.frames[-1] - self.step.kept_frames, dim=1))
         return [torch.empty(MEL_BINS, 0)] if job.is_final else []
 
-    def row_of(
-        self, stream: SlotStream, piece: Tensor, is_final: bool, slot_of: Callable[[SlotStream], int]
-    ) -> Row | None:
+    def row_of(self, stream: SlotStream, piece: Tensor, is_final: bool) -> Row | None:
         """The row of a piece; None when no frame can be generated yet: the piece waits."""
         net, hop = self._net, self._net.samples_per_frame
         received = stream.received + piece.shape[1]
@@ -49,7 +51,7 @@ class CausalRows:
         mel = new_mel(stream, piece)
         new_pitched, new_generated = pitched - stream.pitched, generated - stream.generated
         first_row = self._table.row_of(stream.pitched * hop, new_pitched * hop)
-        integers = (slot_of(stream), new_pitched, new_generated, first_row, int(is_first))
+        integers = (new_pitched, new_generated, first_row, int(is_first))
         frames = mel.shape[1] + (0 if is_first else self.step.kept_frames)
         begin = hop if is_first else 0
         return Row(stream, mel, frames, integers, begin, (new_generated + is_final) * hop, is_final)
@@ -59,20 +61,20 @@ class CausalRows:
         stream = row.stream
         stream.received += row.mel.shape[1] - stream.num_pending
         stream.pending = []
-        stream.pitched += row.integers[1]
-        stream.generated += row.integers[2]
+        stream.pitched += row.integers[0]
+        stream.generated += row.integers[1]
         stream.piece += 1
 
     def finished(self, row: Row, samples: Tensor) -> Tensor:
         """Make good for the windows that are missing at both ends of an utterance."""
         fourier = self._net.fourier
-        generated_before = row.stream.generated - row.integers[2]
+        generated_before = row.stream.generated - row.integers[1]
         if samples.shape[0] and generated_before <= 1:
             samples[: fourier.hop] *= fourier.first_gain.to(samples.device)
         if row.is_final:
             samples[-fourier.hop :] *= fourier.last_gain.to(samples.device)
         return self._net.limit(samples)
 
-    def held_back(self, stream: SlotStream, pool: StatePool) -> Tensor:
+    def held_back(self, slot: int, pool: StatePool) -> Tensor:
         """A causal utterance that gets no more mel than it has generated already holds nothing back."""
         return torch.empty(0)

@@ -1,33 +1,28 @@
 """The vocoder on a GPU: calls recorded as CUDA graphs over a ladder of rows and lengths, states in a pool of slots.
 
 Offers what `Vocoder` offers; the samples come back on the host, in one copy per call. A stream's samples do not depend
-on who shares its call, and equal those of `Vocoder` up to rounding and the random numbers of the noise.
+on who shares its call, and equal those of `Vocoder` up to rounding and the random numbers of the noise. Everything is
+recorded ahead: recording in service would let all listeners wait.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.recording import record_graph
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
 from light_tts.acoustic.vocoder_causal_rows import CausalRows
 from light_tts.acoustic.vocoder_overlap import Crossfade
 from light_tts.acoustic.vocoder_overlap_rows import OverlapRows
 from light_tts.acoustic.vocoder_pool import StatePool
-from light_tts.acoustic.vocoder_rows import (
-    FRAME_LADDER,
-    ROW_LADDER,
-    Row,
-    SlotStream,
-    frame_bucket,
-    groups_of,
-    row_bucket,
-)
+from light_tts.acoustic.vocoder_rows import Row, SlotStream, groups_of
+from light_tts.acoustic.vocoder_sizes import MOST_FRAMES, ROWS, Size, recorded_size, rows_for
 from light_tts.errors import EngineFailure
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.models.device_errors import is_device_lost
@@ -37,19 +32,17 @@ from light_tts.types import MEL_BINS
 
 logger = logging.getLogger(__name__)
 
-MOST_FRAMES = 4096  # of one call, padding included: what bounds the memory of its activations
-# Lengths recorded ahead: those of whole chunks, and one for what is shorter. The rest is padded to them, or recorded
-# when it is met.
-_CAUSAL_FRAMES = (32, 48, 64, 128, 160, 208)
-_SYMMETRIC_FRAMES = (32, 48, 64)
-_MOST_PADDED = 1.5  # a recorded call that is larger than that is not used in place of one of the right size
+SLOTS = 256
+# The memory of recordings is made of blocks that hold whole numbers of the largest tensors of every stage; above 512 MB
+# the allocator would not cut them.
+_BLOCK_BYTES = 480 * 2**20
 
 
 class VocoderGraphs:
     """Batched incremental decoder. `decode` belongs to one thread; streams may be opened and closed by any.
 
     dtype:    of the generator's matrices and activations; float32 means TF32 products.
-    slots:    streams that may be under way at once before the pool is made larger.
+    slots:    streams whose states have a place of their own, at least those of one call; more are moved about.
     records:  False runs the same calls without graphs (no GPU, or to compare).
     """
 
@@ -60,7 +53,7 @@ class VocoderGraphs:
         *,
         crossfade: Literal["unity", "reference"] = "unity",
         dtype: torch.dtype = torch.float32,
-        slots: int = 256,
+        slots: int = SLOTS,
         records: bool = True,
     ) -> None:
         self.net = net
@@ -70,46 +63,59 @@ class VocoderGraphs:
         self._pool = StatePool(self._rows.step.state_shapes(), slots, net.device)
         self._records = records
         self._mel = torch.zeros(MOST_FRAMES * MEL_BINS, device=net.device)
-        self._integers = torch.zeros(ROW_LADDER[-1], self._rows.num_integers, dtype=torch.int64, device=net.device)
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._integers = torch.zeros(ROWS[-1], self._rows.num_integers, dtype=torch.int64, device=net.device)
+        # Causal rows give one frame more than they are given.
+        self._samples = torch.zeros((MOST_FRAMES + ROWS[-1]) * net.samples_per_frame, device=net.device)
+        self._graphs: dict[Size, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._memory: Any = None
-        self._is_full = False  # there was no memory for another recording
 
     @property
     def num_graphs(self) -> int:
         """Sizes recorded so far."""
         return len(self._graphs)
 
-    def catalogue(self, max_rows: int = ROW_LADDER[-1]) -> list[tuple[int, int]]:
-        """Rows and frames of the calls that streaming makes with up to so many streams, the largest first."""
-        lengths = _CAUSAL_FRAMES if self.net.is_causal else _SYMMETRIC_FRAMES
-        most = row_bucket(min(max_rows, ROW_LADDER[-1]))
-        sizes = [(rows, frames) for rows in ROW_LADDER for frames in lengths if rows <= most]
-        return sorted((size for size in sizes if size[0] * size[1] <= MOST_FRAMES), key=lambda size: -size[0] * size[1])
+    def catalogue(self, max_rows: int = ROWS[-1]) -> list[Size]:
+        """Sizes of all calls with up to so many rows, the largest first."""
+        return self._rows.ladder.sizes(max_rows)
 
     @torch.inference_mode()
-    def compile(self, max_rows: int = ROW_LADDER[-1]) -> None:
-        """Compute a call of each size once, which compiles all kernels; other threads may be recording meanwhile."""
-        for rows, frames in self.catalogue(max_rows):
+    def compile(self, max_rows: int = ROWS[-1]) -> None:
+        """Compute the largest and the smallest call, which compiles all kernels; others may be recording meanwhile."""
+        sizes = self.catalogue(max_rows)
+        for rows, frames in (sizes[0], sizes[-1]):
             mel = torch.zeros(rows, frames, MEL_BINS, device=self.net.device)
             self._rows.step(mel, self._padding(rows).to(self.net.device), self._pool)
 
-    def capture(self, max_rows: int = ROW_LADDER[-1], progress: StartProgress = NO_PROGRESS) -> None:
-        """Record the catalogue; other sizes are recorded when first met. No other thread may be recording."""
+    @torch.inference_mode()
+    def capture(self, max_rows: int = ROWS[-1], progress: StartProgress = NO_PROGRESS) -> None:
+        """Record the catalogue; what is not recorded is computed. No other thread may be recording.
+
+        Raises RuntimeError when nothing can be recorded.
+        """
         if not self._records:
             return
-        started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self.net.device)
+        device = self.net.device
+        torch.cuda.empty_cache()
+        started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(device)
         sizes = self.catalogue(max_rows)
+        stream = torch.cuda.Stream(device)
         for done, size in enumerate(sizes, 1):
-            self._graph(*size)
+            try:
+                self._record(size, stream)
+            except RuntimeError as error:  # out of memory, most likely; calls can still be computed
+                if is_device_lost(error) or not self._graphs:
+                    raise
+                logger.warning("no more vocoder calls are recorded as CUDA graphs: %s", error)
+                break
             progress.recorded("vocoder", done, len(sizes))
-        taken_mb = (torch.cuda.memory_reserved(self.net.device) - before_bytes) / 2**20
+        torch.cuda.empty_cache()
+        taken_mb = (torch.cuda.memory_reserved(device) - before_bytes) / 2**20
         elapsed_s = time.perf_counter() - started_s
         logger.info("recorded %d CUDA graphs of the vocoder in %.1f s; %.0f MB", len(self._graphs), elapsed_s, taken_mb)
 
     def open(self, seed: int) -> SlotStream:
         """Begin an utterance; `seed` decides the noise of symmetric networks."""
-        return SlotStream(seed, self._pool.give_back)
+        return SlotStream(seed, self._pool.open())
 
     @property
     def num_slots_used(self) -> int:
@@ -157,42 +163,27 @@ class VocoderGraphs:
             if job.stream.is_lost or job.stream.is_closed:
                 raise EngineFailure("This vocoder stream has ended; open a new one.")
             is_final = job.is_final and turn == len(queue) - 1
-            row = self._rows.row_of(job.stream, queue[turn].to(self.net.device), is_final, self._slot)
+            row = self._rows.row_of(job.stream, queue[turn].to(self.net.device), is_final)
             if row is not None:
                 rows[index] = row
-            elif is_final and job.stream.slot is not None:
-                parts[index].append(self._rows.held_back(job.stream, self._pool))
+            elif is_final and job.stream.piece:
+                [slot] = self._pool.seat([job.stream.seat])
+                parts[index].append(self._rows.held_back(slot, self._pool))
         owner = {id(row): index for index, row in rows.items()}
-        for group in groups_of(list(rows.values()), MOST_FRAMES):
+        for group in groups_of(list(rows.values()), self._rows.ladder):
             touched.update(owner[id(row)] for row in group)
             for row, samples in zip(group, self._run(group), strict=True):
                 self._rows.settle(row)
                 parts[owner[id(row)]].append(self._rows.finished(row, samples))
 
-    def _slot(self, stream: SlotStream) -> int:
-        if stream.slot is None:
-            stream.slot = self._pool.take()
-            if stream.slot is None:
-                self._pool.grow()
-                # They point at the old tensors; each size is recorded again when met, into memory of its own: a pool
-                # that no recording uses is gone for good.
-                self._graphs.clear()
-                self._memory = None
-                logger.warning("the vocoder makes room for %d streams", self._pool.dump_slot)
-                stream.slot = self._pool.take()
-        assert stream.slot is not None
-        return stream.slot
-
     def _run(self, group: Sequence[Row]) -> list[Tensor]:
         """Samples [row.begin : row.end] of each row, on the host."""
-        frames = frame_bucket(max(row.frames for row in group))
-        num_rows = row_bucket(len(group))
-        is_recorded = self._records and frames <= FRAME_LADDER[-1] and num_rows * frames <= MOST_FRAMES
-        recorded = self._recorded(num_rows, frames) if is_recorded else None
-        if recorded is not None:
-            num_rows, frames = recorded
+        wanted = rows_for(len(group)), self._rows.ladder.length_for(max(row.frames for row in group))
+        recorded = recorded_size(self._graphs, wanted)
+        num_rows, frames = recorded or wanted
+        slots = self._pool.seat([row.stream.seat for row in group])
         integers = self._padding(num_rows)
-        integers[: len(group)] = torch.tensor([row.integers for row in group])
+        integers[: len(group)] = torch.tensor([(slot, *row.integers) for slot, row in zip(slots, group, strict=True)])
         if recorded is not None:
             graph, samples = self._graphs[recorded]
             self._fill(self._view(num_rows, frames), group)
@@ -209,21 +200,6 @@ class VocoderGraphs:
         """Integers of rows that only fill a call."""
         return torch.tensor([(self._pool.dump_slot, *self._rows.padding)] * rows, dtype=torch.int64)
 
-    def _recorded(self, rows: int, frames: int) -> tuple[int, int] | None:
-        """The recorded size to use for so many rows and frames, recorded now if need be; None: compute."""
-        size = recorded_size(self._graphs, rows, frames)
-        if size is not None or self._is_full:
-            return size
-        try:
-            self._graph(rows, frames)
-        except RuntimeError as error:  # out of memory, most likely; the call can still be computed
-            if is_device_lost(error):
-                raise
-            logger.warning("no more vocoder calls are recorded as CUDA graphs: %s", error)
-            self._is_full = True
-            return None
-        return rows, frames
-
     def _fill(self, mel: Tensor, group: Sequence[Row]) -> None:
         mel.zero_()
         for index, row in enumerate(group):
@@ -232,35 +208,29 @@ class VocoderGraphs:
     def _view(self, rows: int, frames: int) -> Tensor:
         return self._mel[: rows * frames * MEL_BINS].view(rows, frames, MEL_BINS)
 
-    def _graph(self, rows: int, frames: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """The recorded call of a size; recorded now when it was not."""
-        known = self._graphs.get((rows, frames))
-        if known is not None:
-            return known
+    def _record(self, size: Size, stream: torch.cuda.Stream) -> None:
+        device, (rows, frames) = self.net.device, size
         mel, integers = self._view(rows, frames), self._integers[:rows]
-        with torch.inference_mode():
-            mel.zero_()
-            integers.copy_(self._padding(rows))
-            self._rows.step(mel, integers, self._pool)  # compiles kernels and makes handles, which no recording may
-            torch.cuda.synchronize(self.net.device)
-            if self._memory is None:
-                self._memory = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            # Another thread may be computing at the same time, on a stream of its own.
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-                samples = self._rows.step(mel, integers, self._pool)
-        self._graphs[rows, frames] = graph, samples
-        return graph, samples
+        mel.zero_()
+        integers.copy_(self._padding(rows))
+        work_bytes = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        shape = self._rows.step(mel, integers, self._pool).shape  # compiles kernels and makes handles
+        torch.cuda.current_stream(device).synchronize()
+        work_bytes = torch.cuda.max_memory_allocated(device) - work_bytes
+        samples = self._samples[: shape.numel()].view(shape)
+        is_first = self._memory is None
+        if is_first:
+            self._memory = torch.cuda.graph_pool_handle()
 
+        def compute() -> None:
+            if is_first:  # and largest: pieces that its stages would ask for one by one do not fit into each other
+                sizes = [min(_BLOCK_BYTES, work_bytes - taken) for taken in range(0, work_bytes, _BLOCK_BYTES)]
+                blocks = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
+                del blocks
+            samples.copy_(self._rows.step(mel, integers, self._pool))
 
-def recorded_size(sizes: Iterable[tuple[int, int]], rows: int, frames: int) -> tuple[int, int] | None:
-    """The smallest of the recorded (rows, frames) that a call fits into without much padding; None: there is none."""
-    fitting = [
-        size
-        for size in sizes
-        if size[0] >= rows and size[1] >= frames and size[0] * size[1] <= _MOST_PADDED * rows * frames
-    ]
-    return min(fitting, key=lambda size: size[0] * size[1], default=None)
+        self._graphs[size] = record_graph(compute, self._memory, stream), samples
 
 
 def fastest_vocoder(
@@ -268,19 +238,21 @@ def fastest_vocoder(
     *,
     crossfade: Literal["unity", "reference"],
     dtype: torch.dtype,
-    max_rows: int = ROW_LADDER[-1],
+    max_rows: int = ROWS[-1],
+    slots: int = SLOTS,
     records: bool = True,
 ) -> WaveDecoder:
     """One whose calls can be recorded on a GPU, compiled; the plain one elsewhere, without Triton, or not `records`.
 
     max_rows:  streams of one call, at most.
+    slots:     see VocoderGraphs.
     """
     if net.device.type != "cuda" or not records:
         return Vocoder(net, crossfade=crossfade)
     try:
         from light_tts.models.nets.hift_packed import triton_kernels
 
-        vocoder = VocoderGraphs(net, triton_kernels(), crossfade=crossfade, dtype=dtype)
+        vocoder = VocoderGraphs(net, triton_kernels(), crossfade=crossfade, dtype=dtype, slots=slots)
         vocoder.compile(max_rows)
     except Exception as error:  # an accelerator that may be missing, or fail to compile for this GPU
         if is_device_lost(error):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from light_tts.acoustic.vocoder_overlap import OVERLAP_FRAMES, Crossfade
 from light_tts.acoustic.vocoder_overlap_step import NUM_INTEGERS, OverlapStep
 from light_tts.acoustic.vocoder_pool import StatePool
 from light_tts.acoustic.vocoder_rows import Row, SlotStream, new_mel
+from light_tts.acoustic.vocoder_sizes import SizeLadder
 from light_tts.models.nets.hift_noise import mix
 from light_tts.models.nets.hift_packed import PackedHift
 from light_tts.types import MEL_BINS
@@ -22,6 +21,9 @@ class OverlapRows:
 
     num_integers = NUM_INTEGERS
     padding = (OVERLAP_FRAMES, 0, 1)  # a row that only fills a batch, after its slot
+    # Pieces of a stream have 16 to 58 frames, with the eight that are faded; the rest is for whole utterances, which
+    # must not be cut.
+    ladder = SizeLadder((32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096))
 
     def __init__(self, packed: PackedHift, crossfade: Crossfade) -> None:
         self.step = OverlapStep(packed, crossfade)
@@ -31,9 +33,7 @@ class OverlapRows:
         """Piece by piece, because where it was cut is audible; an end without a piece flushes."""
         return list(job.pieces) or ([torch.empty(MEL_BINS, 0)] if job.is_final else [])
 
-    def row_of(
-        self, stream: SlotStream, piece: Tensor, is_final: bool, slot_of: Callable[[SlotStream], int]
-    ) -> Row | None:
+    def row_of(self, stream: SlotStream, piece: Tensor, is_final: bool) -> Row | None:
         """The row of a piece; None when there is nothing to decode: too little, which waits, or nothing new."""
         is_first = stream.piece == 0
         mel = new_mel(stream, piece)
@@ -43,7 +43,7 @@ class OverlapRows:
         if is_first and frames < OVERLAP_FRAMES and not is_final:
             stream.pending.append(piece)
             return None
-        integers = (slot_of(stream), frames, mix(stream.seed, stream.piece), int(is_first))
+        integers = (frames, mix(stream.seed, stream.piece), int(is_first))
         end = (frames - (0 if is_final else OVERLAP_FRAMES)) * self._net.samples_per_frame
         return Row(stream, mel, frames, integers, 0, end, is_final)
 
@@ -56,7 +56,6 @@ class OverlapRows:
         """Nothing is left to be done to them."""
         return samples
 
-    def held_back(self, stream: SlotStream, pool: StatePool) -> Tensor:
+    def held_back(self, slot: int, pool: StatePool) -> Tensor:
         """The eight frames of samples that an utterance ends with when nothing follows."""
-        assert stream.slot is not None
-        return self._net.limit(pool.tensors["speech"][stream.slot]).cpu()
+        return self._net.limit(pool.tensors["speech"][slot]).cpu()

@@ -1,21 +1,37 @@
 """What streams carry from piece to piece on a GPU: one row of each tensor per stream, so that a recorded call finds it.
 
-Knows nothing of what the tensors mean.
+The tensors never move. When more streams are under way than there are slots, the state of the one that has not been
+decoded for the longest time waits beside them. Knows nothing of what the tensors mean.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 
+class Seat:
+    """Where one stream's state is: in a slot of the pool, beside it, or nowhere yet. Made by `StatePool.open`."""
+
+    def __init__(self, pool: StatePool) -> None:
+        self.slot: int | None = None
+        self.parked: Mapping[str, Tensor] | None = None
+        self.is_closed = False
+        self._pool = pool
+
+    def close(self) -> None:
+        """Give the state up. Harmless when already closed. Any thread."""
+        self._pool.leave(self)
+
+
 class StatePool:
     """Named tensors [slots + 1, ...] of zeros; the last row is where rows that only pad a batch leave theirs.
 
-    Slots may be taken and given back by any thread; the tensors belong to the vocoder's.
+    Seats may be opened and closed by any thread; the tensors belong to the vocoder's.
     """
 
     def __init__(
@@ -26,38 +42,61 @@ class StatePool:
         }
         self.dump_slot = slots
         self._free = list(range(slots))
+        self._seated: OrderedDict[Seat, int] = OrderedDict()  # -> slot; the one that waits longest first
         self._lock = threading.Lock()
 
     @property
     def num_used(self) -> int:
         """Slots that somebody has."""
-        return self.dump_slot - len(self._free)
-
-    def grow(self) -> None:
-        """Twice as many slots, in new tensors that hold what the old ones held."""
-        with self._lock:
-            slots = self.dump_slot
-            for name, old in self.tensors.items():
-                new = old.new_zeros(2 * slots + 1, *old.shape[1:])
-                new[:slots] = old[:slots]
-                self.tensors[name] = new
-            self.dump_slot = 2 * slots
-            self._free.extend(range(slots, 2 * slots))
+        return len(self._seated)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
-    def take(self) -> int | None:
-        """A slot with the rubbish of whoever had it before; None when all are taken."""
-        with self._lock:
-            return self._free.pop() if self._free else None
+    def open(self) -> Seat:
+        """A seat that takes a slot when it needs one."""
+        return Seat(self)
 
-    def give_back(self, slot: int) -> None:
-        """The slot is free again."""
+    def leave(self, seat: Seat) -> None:
+        """See `Seat.close`."""
         with self._lock:
-            self._free.append(slot)
+            seat.is_closed, seat.parked, seat.slot = True, None, None
+            slot = self._seated.pop(seat, None)
+            if slot is not None:
+                self._free.append(slot)
+
+    def seat(self, seats: Sequence[Seat]) -> list[int]:
+        """The slot of each seat, with its state in it; a new one's holds the rubbish of whoever had it before.
+
+        No more seats than slots. Somebody else's state is parked where none is free. Seats that have been closed
+        meanwhile share the slot of padding.
+        """
+        assert len(seats) <= self.dump_slot, "fewer slots than rows of a call"
+        with self._lock:
+            for seat in seats:
+                if seat in self._seated:
+                    self._seated.move_to_end(seat)
+            return [self._slot_of(seat) for seat in seats]
+
+    def _slot_of(self, seat: Seat) -> int:
+        if seat.is_closed:
+            return self.dump_slot
+        if seat.slot is None:
+            seat.slot = self._free.pop() if self._free else self._park_oldest()
+            self._seated[seat] = seat.slot
+            if seat.parked is not None:
+                for name, state in seat.parked.items():
+                    self.tensors[name][seat.slot].copy_(state)
+                seat.parked = None
+        return seat.slot
+
+    def _park_oldest(self) -> int:
+        oldest, slot = self._seated.popitem(last=False)
+        oldest.parked = {name: tensor[slot].clone() for name, tensor in self.tensors.items()}
+        oldest.slot = None
+        return slot
 
     def read(self, name: str, slots: Tensor) -> Tensor:
         """Rows of a tensor: slots [B] int64 -> [B, ...]."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob
-from light_tts.acoustic.vocoder_graph import MOST_FRAMES, VocoderGraphs, recorded_size
+from light_tts.acoustic.vocoder_graph import VocoderGraphs
 from light_tts.errors import EngineFailure
 from light_tts.kernels.harmonic_source import counter_noise
 from light_tts.models.nets.hift import build_hift
@@ -105,18 +105,41 @@ def test_streams_of_any_pieces_sound_as_alone_in_the_plain_vocoder(kind, sizes, 
 @BOTH
 def test_several_pieces_in_one_call_and_whole_utterances(kind):
     mel = MELS[kind].repeat(1, 6)
-    schedules = [[cut(mel, (44, 50, 50)), cut(mel[:, 144:], (50, 12))], [[mel[:, :210]]], [[mel[:, :5]]]]
+    long = mel.repeat(1, 3)[:, :530]  # more than a causal call takes at once
+    schedules = [[cut(mel, (44, 50, 50)), cut(mel[:, 144:], (50, 12))], [[mel[:, :210]]], [[mel[:, :5]]], [[long]]]
     vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False)
     compare(kind, together(vocoder, schedules), schedules)
 
 
 @BOTH
-def test_the_pool_grows_and_streams_go_on(kind):
+def test_more_streams_than_slots_go_on(kind):
     mel = MELS[kind].repeat(1, 3)
-    schedules = [[[piece] for piece in cut(mel[:, row:], (30, 30))] for row in range(5)]
+    schedules = [[[piece] for piece in cut(mel[:, row:], (30, 30, 30))] for row in range(5)]
     vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS, slots=2, records=False)
-    compare(kind, together(vocoder, schedules), schedules)
+    streams = [vocoder.open(seed) for seed in range(5)]
+    outputs = [[] for _ in schedules]
+    for call in range(3):
+        for rows in ((4, 0), (1,), (3, 2)):
+            jobs = [VocoderJob(streams[row], tuple(schedules[row][call]), is_final=call == 2) for row in rows]
+            for row, samples in zip(rows, vocoder.decode(jobs), strict=True):
+                outputs[row].append(samples)
+    compare(kind, outputs, schedules)
     assert vocoder.num_slots_used == 0
+
+
+@BOTH
+def test_long_utterances_fit_into_recorded_sizes(kind):
+    """A causal one is cut; a symmetric one must not be, since cuts are audible."""
+    rows = VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False)._rows
+    vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False)
+    catalogue = set(vocoder.catalogue())
+    for frames in (600, 3000):
+        job = VocoderJob(vocoder.open(0), (torch.zeros(80, frames),), is_final=True)
+        pieces = rows.pieces_of(job)
+        assert sum(piece.shape[1] for piece in pieces) == frames
+        assert len(pieces) == (1 if kind == "symmetric" else -(-frames // 505))
+        for piece in pieces:
+            assert (1, rows.ladder.length_for(piece.shape[1])) in catalogue
 
 
 def test_an_abandoned_stream_gives_its_slot_back_at_once():
@@ -144,30 +167,6 @@ def test_a_call_that_fails_before_it_began_changes_nothing(monkeypatch):
 
 
 @BOTH
-def test_few_sizes_are_recorded_ahead_and_every_chunk_fits_into_one(kind):
-    catalogue = VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False).catalogue(16)
-    assert len(catalogue) <= 30
-    assert all(rows * frames <= MOST_FRAMES for rows, frames in catalogue)
-    # Whole chunks of 50 frames; causal pieces come with 7 that waited, overlapping ones with 8 that are faded.
-    pieces = (57, 107, 157, 207) if kind == "causal" else (44, 58)
-    for rows in range(1, 17):
-        for frames in pieces:
-            bucket = 1 << (rows - 1).bit_length()
-            assert recorded_size(catalogue, bucket, frames) is not None
-    assert {rows for rows, _ in VocoderGraphs(NETS[kind], PLAIN_KERNELS, records=False).catalogue(3)} == {1, 2, 4}
-
-
-def test_a_call_takes_the_smallest_recorded_size_that_is_not_much_larger():
-    sizes = [(1, 32), (1, 64), (2, 64), (4, 208)]
-    assert recorded_size(sizes, 1, 32) == (1, 32)
-    assert recorded_size(sizes, 1, 48) == (1, 64)
-    assert recorded_size(sizes, 1, 24) == (1, 32)
-    assert recorded_size(sizes, 2, 32) is None
-    assert recorded_size(sizes, 4, 160) == (4, 208)
-    assert recorded_size(sizes, 8, 64) is None
-
-
-@BOTH
 def test_compiling_changes_no_stream(kind):
     mel = MELS[kind].repeat(1, 6)
     schedule = [[piece] for piece in cut(mel, (44, 50))]
@@ -177,22 +176,6 @@ def test_compiling_changes_no_stream(kind):
     vocoder.compile(2)
     last = vocoder.decode([VocoderJob(stream, tuple(schedule[1]), is_final=True)])[0]
     compare(kind, [[first, last]], [schedule])
-
-
-@BOTH
-def test_without_memory_for_a_recording_calls_are_computed(kind, monkeypatch, caplog):
-    vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS)
-    attempts = []
-
-    def no_memory(rows, frames):
-        attempts.append((rows, frames))
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(vocoder, "_graph", no_memory)
-    schedule = [[piece] for piece in cut(MELS[kind].repeat(1, 6), (44, 50, 12))]
-    compare(kind, together(vocoder, [schedule]), [schedule])
-    assert len(attempts) == 1, "once is enough"
-    assert "no more vocoder calls are recorded" in caplog.text
 
 
 @pytest.mark.gpu

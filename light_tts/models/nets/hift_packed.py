@@ -242,14 +242,14 @@ class PackedHift:
             assert activated is not None
             x, _ = self._conv(up, activated, around, rate, 0, Epilogue())
             assert x is not None
+            activated = None  # its memory is wanted
             factor = generator.rates[stage]
             x = x.view(len(x), x.shape[1] * factor, -1)
             rate *= factor
             extra = 0
             if rate == last_rate:
                 x, extra = self._shift_one_step(x, around, rate, is_first), 1
-            source = self._source_at(stage, spectra, around, rate, extra)
-            x = self._source_block(stage, source, x, around, rate, extra)
+            x = self._source_block(stage, self._source_at(stage, spectra, around, rate, extra), x, around, rate, extra)
             is_last = stage == len(self._ups) - 1
             leaky = Activation("leaky", self._dtype, LAST_LEAKY_SLOPE if is_last else slope)
             activated = self._mean_of_blocks(stage, x, around, rate, extra, leaky)

@@ -1,0 +1,32 @@
+"""Recording what a call launches as a CUDA graph, while other threads may be computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def record_graph(compute: Callable[[], object], memory: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    """The graph of what `compute` launches on the current device.
+
+    compute:  has run once before: no recording may compile kernels or make handles. Its results must lie outside of the
+              memory pool, or be held as long as the graph.
+    memory:   a pool that recordings share which never run at the same time (`torch.cuda.graph_pool_handle`).
+    stream:   not the default one; nothing else runs on it.
+
+    Raises RuntimeError, also for want of memory.
+    """
+    current = torch.cuda.current_stream()
+    stream.wait_stream(current)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        # Not the context manager of torch: it waits for the device and empties the allocator's caches for everybody.
+        graph.capture_begin(pool=memory, capture_error_mode="thread_local")
+        try:
+            compute()
+        finally:
+            graph.capture_end()
+    current.wait_stream(stream)
+    return graph
