@@ -168,6 +168,8 @@ class AcousticRun:
         self.tokens.extend(tokens)
         if len(self.tokens) >= self._news_at_tokens:
             with self._condition:
+                # Told once; the next look says what is news after that.
+                self._standing, self._news_at_tokens = None, math.inf
                 self._condition.notify()
 
     def end(self, reason: FinishReason) -> None:
@@ -205,7 +207,7 @@ class AcousticRun:
         boundary_wait_s:  a hop waits so long for the end of the text, whose tail would join it; never a first one.
         """
         standing = self._standing
-        if standing is None or standing.ended is (self.reason is None) or len(self.tokens) >= self._news_at_tokens:
+        if standing is None or standing.ended is (self.reason is None):
             standing = self._look_again()
         if self._finds_no_room() or standing.hop is None:
             return None

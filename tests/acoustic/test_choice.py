@@ -38,7 +38,7 @@ def play(settings, num_tokens, others=()):
     while not run.plan.is_finished:
         assert now_s < 60.0, "the stream does not end"
         due = min(num_tokens, int(now_s / TOKEN_S + 1e-9))
-        run.tokens += [0] * (due - len(run.tokens))
+        run.put([0] * (due - len(run.tokens)))
         if due == num_tokens:
             run.reason = FinishReason.STOP
         work, recheck_s = choose_hops(runs, COSTS, settings, now_s)
