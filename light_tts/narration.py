@@ -277,6 +277,7 @@ class _TokenSide:
         self._segment = segment
         self._narration = narration
         self._run = run
+        self._stats = narration.stream.stats
         self._started_s = time.monotonic()
         self._first_s: float | None = None
         self._num_tokens = 0
@@ -285,7 +286,7 @@ class _TokenSide:
         if self._first_s is None:
             self._first_s = time.monotonic()
         self._num_tokens += len(tokens)
-        self._narration.stream.stats.speech_tokens += len(tokens)
+        self._stats.speech_tokens += len(tokens)
         self._run.put(tokens)
 
     def end(self, reason: FinishReason) -> None:

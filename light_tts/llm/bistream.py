@@ -38,6 +38,7 @@ class BiStreamLayout:
         self.rows: list[int] = [ids.sos_row, *instruction]
         self.history: list[int] = []
         self.num_shareable = len(self.rows)
+        self.num_sure_rows = 0  # text may come at any time
         self.finish_reason: FinishReason | None = None
         self._ids = ids
         self._text_block, self._speech_block = mix_ratio

@@ -147,8 +147,21 @@ class SpeechTokenEngine:
         return self._error
 
     def stats(self) -> LLMStats:
-        """The load after the last step."""
-        return self._stats
+        """The present load; takes no lock, so that its parts may be of two steps in a row."""
+        scheduler, cycle = self._scheduler, self._cycle
+        return LLMStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            resting=len(scheduler.resting),
+            parked=len(scheduler.parked),
+            kv_blocks_used=scheduler.blocks.num_used,
+            kv_blocks_total=scheduler.blocks.num_total,
+            kv_blocks_kept=scheduler.blocks.num_kept,
+            steps=self._num_steps + cycle.num_steps,
+            speech_tokens=self._num_codes + cycle.num_codes,
+            preemptions=scheduler.num_preemptions,
+            prefix_rows_reused=scheduler.num_rows_reused,
+        )
 
     # runs
 
@@ -212,9 +225,7 @@ class SpeechTokenEngine:
     def step(self) -> bool:
         """One step by hand, for callers that run no thread. Returns True when something was computed."""
         self._obey()
-        was_busy = self._cycle.step()
-        self._note_stats()
-        return was_busy
+        return self._cycle.step()
 
     # ends
 
@@ -237,7 +248,6 @@ class SpeechTokenEngine:
                 self._scheduler.remove(run)
                 self._runner.forget(run)
                 listeners.tell_outcome(run, error)
-        self._note_stats()
 
     # the thread
 
@@ -285,6 +295,7 @@ class SpeechTokenEngine:
                 raise EngineFailure("The language model has been closed.")
             run = Run(self._num_arrivals, layout, sampling, key, sink, SilenceFilter(self._lm.ids.silent_codes))
             run.runs_ahead = self._runner.runs_ahead(sampling)
+            run.num_sure_rows = layout.num_sure_rows if run.runs_ahead else 0
             run.is_live = is_live
             self._num_arrivals += 1
             self._live.add(run)
@@ -337,23 +348,6 @@ class SpeechTokenEngine:
             end=self._end,
         )
         self._is_idle = True
-        self._note_stats()
-
-    def _note_stats(self) -> None:
-        scheduler = self._scheduler
-        self._stats = LLMStats(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            resting=len(scheduler.resting),
-            parked=len(scheduler.parked),
-            kv_blocks_used=scheduler.blocks.num_used,
-            kv_blocks_total=scheduler.blocks.num_total,
-            kv_blocks_kept=scheduler.blocks.num_kept,
-            steps=self._num_steps + self._cycle.num_steps,
-            speech_tokens=self._num_codes + self._cycle.num_codes,
-            preemptions=scheduler.num_preemptions,
-            prefix_rows_reused=scheduler.num_rows_reused,
-        )
 
 
 def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from light_tts.llm.model_runner import ModelRunner
-from light_tts.llm.pending import PendingDraws, SampledToken
+from light_tts.llm.pending import PendingDraws
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 from light_tts.models.device_errors import is_device_lost
@@ -64,15 +64,16 @@ class IsolatingRunner:
             raise step.failed[-1][1]
         return step
 
-    def finish(self, step: StepInProgress) -> tuple[list[SampledToken], float]:
-        """Wait for the ids of a step; returns them and the step's seconds, of which each run is noted its share."""
-        tokens = [sampled for draws in step.draws for sampled in draws.wait()]
+    def finish(self, step: StepInProgress) -> tuple[list[tuple[Chunk, int]], float]:
+        """Wait for a step: the ids drawn after its chunks, and its seconds, of which each run is noted its share."""
+        tokens = [drawn for draws in step.draws for drawn in zip(draws.chunks, draws.wait(), strict=True)]
         # A step launched while another was computed begins when that ends.
         end_s = time.perf_counter()
         seconds = end_s - max(step.started_s, self._last_end_s)
         self._last_end_s = end_s
+        share_s = seconds / max(1, len(step.begun))
         for chunk in step.begun:
-            chunk.sequence.busy_s += seconds / len(step.begun)
+            chunk.sequence.busy_s += share_s
         return tokens, seconds
 
     def _launch_apart(self, chunks: list[Chunk], step: StepInProgress) -> None:
@@ -85,7 +86,7 @@ class IsolatingRunner:
                 continue
             try:
                 draws = self._runner.launch([chunk])
-                step.draws += [PendingDraws.known(pending.wait()) for pending in draws]
+                step.draws += [pending.known() for pending in draws]
                 step.begun.append(chunk)
             except Exception as error:
                 if is_device_lost(error):

@@ -28,7 +28,7 @@ class JoiningRule:
         if not running:
             return 0
         # Without a page each, the new one would soon be thrown out again.
-        expected = sum(self._expected_blocks(blocks, running)) + sum(self._expected_blocks(blocks, [sequence]))
+        expected = sum(self._expected_blocks(blocks, [*running, sequence])) if self.expected_output_rows else 0
         return max(len(running), expected, math.ceil(self.watermark * blocks.num_total))
 
     def _expected_blocks(self, blocks: BlockManager, sequences: Iterable[Sequence]) -> Iterable[int]:

@@ -24,12 +24,14 @@ class Layout(Protocol):
     rows:           joint-table rows known so far, in order; never changed, only appended to.
     history:        ids sampled so far, fill ids included; its length numbers the sampling step.
     num_shareable:  leading rows that other runs of the same voice may have in common.
+    num_sure_rows:  below so many rows, each code is fed back and followed by another, whatever else happens.
     finish_reason:  None while the run goes on.
     """
 
     rows: list[int]
     history: list[int]
     num_shareable: int
+    num_sure_rows: int
     finish_reason: FinishReason | None
 
     @property
@@ -82,6 +84,7 @@ class OneWayLayout:
         self._ids = ids
         self._stop_ids: Blocked = (ids.first_stop, ids.last_stop + 1), (0, 0)
         self._min_codes, self._max_codes = min_codes, max_codes
+        self.num_sure_rows = len(self.rows) + max_codes - 1
 
     @property
     def wants_sample(self) -> bool:

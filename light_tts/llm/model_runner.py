@@ -155,7 +155,7 @@ class ModelRunner:
 
     def run(self, chunks: list[Chunk]) -> list[SampledToken]:
         """Compute the chunks and wait for what is sampled."""
-        return [sampled for draws in self.launch(chunks) for sampled in draws.wait()]
+        return [sampled for draws in self.launch(chunks) for sampled in map(SampledToken, draws.chunks, draws.wait())]
 
     def _launch_packed(self, chunks: list[Chunk]) -> list[PendingDraws]:
         # Decoding rows first: they are attended together.

@@ -36,13 +36,13 @@ class PendingDraws:
     tokens: Tensor
     ready: torch.cuda.Event | None = None
 
-    @classmethod
-    def known(cls, sampled: list[SampledToken]) -> PendingDraws:
-        """Ids that have been waited for already."""
-        return cls([item.chunk for item in sampled], torch.tensor([item.token for item in sampled]))
+    def known(self) -> PendingDraws:
+        """The same, waited for."""
+        return PendingDraws(self.chunks, torch.tensor(self.wait()))
 
-    def wait(self) -> list[SampledToken]:
+    def wait(self) -> list[int]:
         """The ids, when they are known."""
         if self.ready is not None:
             self.ready.synchronize()
-        return list(map(SampledToken, self.chunks, self.tokens.tolist()))
+        tokens: list[int] = self.tokens.tolist()
+        return tokens

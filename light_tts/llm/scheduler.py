@@ -117,16 +117,17 @@ class Scheduler:
         """Choose the rows of the next step; pages for them are allocated."""
         self._step += 1
         chunks: list[Chunk] = []
-        budget, block_tokens = self._budget_rows, self.blocks.block_tokens
+        budget, block_tokens, running = self._budget_rows, self.blocks.block_tokens, SequenceState.RUNNING
         for sequence, num_pending in self._in_turn():
             if not budget:
                 break
             # An older one may just have taken its pages.
-            if sequence.state is SequenceState.RUNNING:
+            if num_pending and sequence.state is running:
                 num_rows = num_pending if num_pending <= budget else budget
-                num_missing = sequence.num_computed + num_rows - len(sequence.blocks) * block_tokens
-                if num_missing <= 0 or self._reserve(sequence, sequence.num_computed + num_rows):
-                    chunks.append(Chunk.of(sequence, num_rows))
+                start = sequence.num_computed
+                if start + num_rows <= len(sequence.blocks) * block_tokens or self._reserve(sequence, start + num_rows):
+                    is_ahead = sequence.num_drawing > 0
+                    chunks.append(Chunk(sequence, start, 1, True, True) if is_ahead else Chunk.of(sequence, num_rows))
                     sequence.last_step = self._step
                     budget -= num_rows
         may_join = not self.running or self._step - self._last_joining_step >= self._joining.steps_between
@@ -147,12 +148,11 @@ class Scheduler:
 
     def commit(self, chunks: list[Chunk]) -> None:
         """Note that the rows of `chunks` are computed before those of any later step."""
-        for chunk in chunks:
-            sequence = chunk.sequence
-            sequence.num_drawing += chunk.samples
-            sequence.num_computed += chunk.num_rows
-            if chunk.start < sequence.layout.num_shareable:
-                self._publish(sequence, chunk.start)
+        for sequence, start, num_rows, samples, is_ahead in chunks:
+            sequence.num_drawing += samples
+            sequence.num_computed += num_rows
+            if not is_ahead and start < sequence.layout.num_shareable:
+                self._publish(sequence, start)
 
     def _publish(self, sequence: Sequence, start: int) -> None:
         """Let others find the pages that are full since the rows from `start` were computed."""
@@ -172,9 +172,13 @@ class Scheduler:
         return any(sequence.num_drawing for sequence in (*self.running, *self.waiting))
 
     def _in_turn(self) -> list[tuple[Sequence, int]]:
-        """Running sequences that have rows to compute, and how many."""
-        pending = [(sequence, num_rows) for sequence in self.running if (num_rows := sequence.num_pending)]
-        if sum(num_rows for _, num_rows in pending) > self._budget_rows:
+        """Running sequences and how many rows they have to compute, if any."""
+        num_rows = [
+            1 if sequence.num_drawing and sequence.num_computed < sequence.num_sure_rows else sequence.num_pending
+            for sequence in self.running
+        ]
+        pending = list(zip(self.running, num_rows, strict=True))
+        if sum(num_rows) > self._budget_rows:
             # Who waited longest first, then decoding before prompts, then by age: all advance, however small the budget
             # is.
             pending.sort(key=lambda item: (item[0].last_step, item[1] > 1, item[0].arrival))

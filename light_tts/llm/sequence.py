@@ -46,6 +46,7 @@ class Sequence:
     is_live:       somebody hears its speech as it is made.
     first_code_s:  when its first code was handed over.
     runs_ahead:    a row may be computed for a code before the code is known.
+    num_sure_rows: below so many computed rows, one is pending whenever a sample is on its way (`Layout.num_sure_rows`).
     num_drawing:   samples of it that are on their way, 0 to 2: their steps have begun, and nobody has seen them.
     void_start:    place of a row computed for a code that then was none; -1: there is no such row on its way.
     """
@@ -64,6 +65,7 @@ class Sequence:
     is_live: bool = False
     first_code_s: float | None = None
     runs_ahead: bool = False
+    num_sure_rows: int = 0
     num_drawing: int = 0
     void_start: int = -1
     _block_keys: list[bytes] = field(default_factory=list)

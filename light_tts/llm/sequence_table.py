@@ -5,7 +5,7 @@ A sequence gets a line when it is first met; from step to step only what has cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from light_tts.llm.sequence import Sequence
 
 _NO_CODE = -1  # pads a window that is not full yet
 _FIRST_LINES = 64
+
+# For `map`: a step has no time for a line of Python per sequence.
+_blocks_of, _last_of = attrgetter("blocks"), itemgetter(-1)
 
 
 class SequenceTable:
@@ -36,7 +39,12 @@ class SequenceTable:
         self._lines: dict[Sequence, int] = {}
         self._free: list[int] = []
         self._lists: list[list[int]] = []  # whose pages a line holds
-        self._num_pages: list[int] = []  # how many of them
+        self._num_pages = np.zeros(0, dtype=np.int64)  # how many of them
+        # Those of the last step, which mostly are those of the next: their lines, lists of pages, and histories.
+        self._last: tuple[Sequence, ...] = ()
+        self._last_lines = np.zeros(0, dtype=np.int64)
+        self._last_blocks: list[list[int]] = []
+        self._last_histories: list[list[int]] = []
         self.pages = np.full((0, most_pages), zero_page, dtype=np.int64)
         self.fixed = np.zeros((0, 4), dtype=np.int64)
         self.counts = np.zeros(0, dtype=np.int64)
@@ -45,23 +53,34 @@ class SequenceTable:
         self._blocked = np.zeros((0, 4), dtype=np.int64)
         self._blocked_until = np.zeros(0, dtype=np.int64)
 
-    def look_up(self, sequences: Seq[Sequence]) -> np.ndarray:
+    def look_up(self, sequences: tuple[Sequence, ...]) -> np.ndarray:
         """The lines of the sequences, whose pages and histories are up to date afterwards."""
-        known, lists, num_pages = self._lines, self._lists, self._num_pages
-        lines = []
-        for sequence in sequences:
+        blocks = list(map(_blocks_of, sequences))
+        # Lists that are the same objects are not compared further; what has grown in them is seen below.
+        if sequences != self._last or blocks != self._last_blocks:
+            self._meet(sequences, blocks)
+        at = self._last_lines
+        counts = np.fromiter(map(len, blocks), np.int64, len(blocks))
+        for index in np.flatnonzero(counts != self._num_pages[at]).tolist():
+            self._note_pages(int(at[index]), blocks[index])
+        self._note_histories(self._last_histories, at)
+        return at
+
+    def _meet(self, sequences: tuple[Sequence, ...], blocks: list[list[int]]) -> None:
+        """Find or give out the lines of other sequences than those of the last step."""
+        known, lists, lines = self._lines, self._lists, []
+        for sequence, own in zip(sequences, blocks, strict=True):
             line = known.get(sequence)
             if line is None:
                 line = self._begin(sequence)
-            blocks = sequence.blocks
-            if lists[line] is not blocks or num_pages[line] != len(blocks):
-                self._note_pages(line, blocks)
+            if lists[line] is not own:
+                self._note_pages(line, own)
             lines.append(line)
-        at = np.array(lines, dtype=np.int64)
-        self._note_histories(sequences, at)
-        return at
+        self._last, self._last_blocks = sequences, blocks
+        self._last_lines = np.array(lines, dtype=np.int64)
+        self._last_histories = [sequence.layout.history for sequence in sequences]
 
-    def blocked(self, sequences: Seq[Sequence], at: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def blocked(self, sequences: tuple[Sequence, ...], at: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """[B, 4] ids that the samples numbered `steps` must not be (see `SamplingBatch`)."""
         for index in np.flatnonzero(steps >= self._blocked_until[at]).tolist():
             line = at[index]
@@ -73,7 +92,7 @@ class SequenceTable:
 
     def widest(self, lines: np.ndarray) -> int:
         """Most pages that one of the lines holds, at least 1."""
-        return max([self._num_pages[line] for line in lines.tolist()], default=1)
+        return int(self._num_pages[lines].max(initial=1))
 
     def forget(self, sequence: Sequence) -> None:
         """Give the line of a sequence to others."""
@@ -81,6 +100,7 @@ class SequenceTable:
         if line is not None:
             self._lists[line] = []
             self._free.append(line)
+            self._last, self._last_blocks, self._last_histories = (), [], []
 
     def _begin(self, sequence: Sequence) -> int:
         if not self._free:
@@ -99,31 +119,37 @@ class SequenceTable:
     def _grow(self) -> None:
         before = len(self.counts)
         more = max(before, _FIRST_LINES)
-        for name in ("pages", "fixed", "counts", "window", "drawn_at", "_blocked", "_blocked_until"):
+        for name in ("pages", "fixed", "counts", "window", "drawn_at", "_num_pages", "_blocked", "_blocked_until"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros((more, *array.shape[1:]), dtype=np.int64)]))
         self._lists += [[]] * more
-        self._num_pages += [0] * more
         self._free = list(range(before + more - 1, before - 1, -1))
 
     def _note_pages(self, line: int, blocks: list[int]) -> None:
         """A list of pages only grows; a sequence that loses its pages gets a new list."""
-        count = self._num_pages[line]
+        count = int(self._num_pages[line])
         if self._lists[line] is not blocks:
             self.pages[line, :count] = self.zero_page
             count = 0
         self.pages[line, count : len(blocks)] = blocks[count:]
         self._lists[line], self._num_pages[line] = blocks, len(blocks)
 
-    def _note_histories(self, sequences: Seq[Sequence], at: np.ndarray) -> None:
-        counts = np.array([len(sequence.layout.history) for sequence in sequences], dtype=np.int64)
+    def _note_histories(self, histories: list[list[int]], at: np.ndarray) -> None:
+        counts = np.fromiter(map(len, histories), np.int64, len(histories))
         grown = counts - self.counts[at]
         self.counts[at] = counts
-        by_one = np.flatnonzero(grown == 1).tolist()
-        if by_one:
-            lines = at[by_one]
-            self.window[lines, :-1] = self.window[lines, 1:]
-            self.window[lines, -1] = [sequences[index].layout.history[-1] for index in by_one]
-        for index in np.flatnonzero((grown != 0) & (grown != 1)).tolist():
-            last = sequences[index].layout.history[-self._win_size :]
+        by_one = grown == 1
+        if by_one.all():
+            self._note_last(list(map(_last_of, histories)), at)
+            return
+        if by_one.any():
+            self._note_last([histories[index][-1] for index in np.flatnonzero(by_one).tolist()], at[by_one])
+        for index in np.flatnonzero((grown != 0) & ~by_one).tolist():
+            last = histories[index][-self._win_size :]
             self.window[at[index]] = [_NO_CODE] * (self._win_size - len(last)) + last
+
+    def _note_last(self, ids: list[int], lines: np.ndarray) -> None:
+        window = self.window[lines]
+        window[:, :-1] = window[:, 1:]
+        window[:, -1] = ids
+        self.window[lines] = window

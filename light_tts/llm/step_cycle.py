@@ -16,7 +16,6 @@ from light_tts.llm import listeners
 from light_tts.llm.isolation import IsolatingRunner, StepInProgress
 from light_tts.llm.lead_limit import LeadLimit
 from light_tts.llm.model_runner import ModelRunner
-from light_tts.llm.pending import SampledToken
 from light_tts.llm.sampler import INVALID_TOKEN
 from light_tts.llm.scheduler import Chunk, Scheduler
 from light_tts.llm.sequence import Sequence, SequenceState
@@ -90,16 +89,16 @@ class StepCycle:
 
     def _finish(self, step: StepInProgress) -> None:
         tokens, seconds = self._isolation.finish(step)
-        for sampled in tokens:
-            self._hand_over(sampled)
+        for chunk, token in tokens:
+            self._hand_over(chunk, token)
         for chunk in step.begun:
             if not chunk.sequence.num_drawing:
                 self._scheduler.settle(chunk.sequence)
         self.num_steps += 1
         self.events.llm_step(LLMStep(seconds, len(step.begun), step.num_rows))
 
-    def _hand_over(self, sampled: SampledToken) -> None:
-        (run, start, _, _, is_ahead), token = sampled
+    def _hand_over(self, chunk: Chunk, token: int) -> None:
+        run, start, _, _, is_ahead = chunk
         if not run.arrive(start, is_ahead) or run.state is SequenceState.FINISHED:
             return
         if token == INVALID_TOKEN:

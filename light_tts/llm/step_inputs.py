@@ -6,6 +6,7 @@ page that nobody reads; a padding draw leaves its id where nobody looks.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ class _Columns(NamedTuple):
         return _aligned(self.tiles.stop)
 
 
+@lru_cache(maxsize=1024)
 def _columns(shape: StepShape, win_size: int) -> _Columns:
     draws, tiles = shape.num_draws, shape.num_tiles
     selected = draws if tiles else 0
@@ -161,9 +163,12 @@ class StepInputs:
         starts, counts = (np.array(column, dtype=np.int64) for column in columns[:2])
         samples, is_ahead = (np.array(column, dtype=bool) for column in columns[2:])
         lines = self._table.look_up(sequences)
-        firsts = np.cumsum(counts) - counts
-        positions = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
-        line_of = np.repeat(lines, counts)
+        if shape.num_tiles:
+            firsts = np.cumsum(counts) - counts
+            positions = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
+            line_of = np.repeat(lines, counts)
+        else:  # one row each
+            firsts, positions, line_of = np.arange(len(chunks)), starts, lines
         rows = host[places.rows].reshape(4, -1)
         used = len(positions)
         rows[0, :used] = 0 if is_ahead.all() else _rows_of(chunks)

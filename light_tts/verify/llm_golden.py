@@ -141,7 +141,7 @@ class _FixedLayout:
     wants_sample = True
     continues_with_code = False
     blocked = NOTHING_BLOCKED
-    num_shareable = 0
+    num_shareable = num_sure_rows = 0
 
     def __init__(self) -> None:
         self.rows: list[int] = []

@@ -46,6 +46,13 @@ def test_the_longest_run_ends_by_length(lm):
     assert layout.finish_reason is FinishReason.LENGTH
 
 
+def test_below_the_sure_rows_every_code_is_followed_by_another(lm):
+    layout = layout_of(lm, [5, 6], max_codes=7, prompt_speech=[1, 2])
+    while layout.finish_reason is None:
+        assert layout.continues_with_code is (len(layout.rows) < layout.num_sure_rows)
+        layout.accept(1)
+
+
 def test_no_text_means_nothing_to_run(lm):
     layout = layout_of(lm, [], max_codes=0)
     assert layout.finish_reason is FinishReason.LENGTH
