@@ -25,7 +25,6 @@ from gpu_timing import median_ms
 
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_graphs import PagedRunner
-from light_tts.acoustic.flow_inputs import CallSize
 from light_tts.bench.machine import describe_machine
 from light_tts.kernels.flow_kernels import triton_kernels
 from light_tts.models.family import families
@@ -95,7 +94,7 @@ def measure(net: FlowNet, runner: PagedRunner, case: tuple[int, int, int]) -> di
     count, frames, kept = case
     rows = rows_of(net, runner, count, frames, kept)
     chunks = -(-frames // net.chunk_frames)
-    size = CallSize(count, chunks, runner.past_pages(kept // net.chunk_frames, chunks), STEPS)
+    size = runner.size_for(count, chunks, kept // net.chunk_frames)
     call = runner.new_call(size)
     result: dict[str, Any] = {"sequences": count, "frames": frames, "kept_frames": kept}
     if case in EAGER:
@@ -123,7 +122,7 @@ def kernels(net: FlowNet, runner: PagedRunner, case: tuple[int, int, int]) -> di
     chunks = -(-frames // net.chunk_frames)
     counts, tables = [], []
     for steps in (1, 3):
-        size = CallSize(count, chunks, runner.past_pages(kept // net.chunk_frames, chunks), steps)
+        size = runner.size_for(count, chunks, kept // net.chunk_frames)._replace(steps=steps)
         call = runner.new_call(size)
         call.run(rows, is_chunked=True)
         torch.cuda.synchronize()

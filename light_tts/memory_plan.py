@@ -24,7 +24,7 @@ CONTEXT_BYTES = 800 * MB
 # What torch's allocator cannot use because of how its blocks are cut.
 _LOST_SHARE = 0.02
 
-# Bounds that the stages keep: `llm/padded_steps.py`, `acoustic/flow_graphs.py`, `acoustic/vocoder_sizes.py`.
+# Bounds that the stages keep: `llm/padded_steps.py`, `acoustic/flow_sizes.py`, `acoustic/vocoder_sizes.py`.
 _MOST_PACKED_ROWS = 2048
 _MOST_FLOW_FRAMES = 12_800
 _MOST_VOCODER_FRAMES = 4096

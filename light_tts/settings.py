@@ -134,7 +134,7 @@ class AcousticSettings:
         15.0, "a chunk, never the first, waits so long for the end of the text, to take its tail along", ge=0, le=1000
     )
     flow_graphs: int = setting(
-        48, "on a GPU, recorded flow calls (CUDA graphs) that are kept, the least recently used leave; 0: none", ge=0
+        80, "on a GPU, most flow calls that are recorded at the start (CUDA graphs), short ones first; 0: none", ge=0
     )
     max_batch: int = setting(16, "most streams joined in one flow or vocoder call", ge=1, le=64)
     prompt_alignment: Literal["aligned", "exact"] = setting(

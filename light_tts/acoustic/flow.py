@@ -248,17 +248,15 @@ class FlowDecoder:
         )
 
     def _groups(self, work: Sequence[_Work]) -> list[list[_Work]]:
-        """Rows that run together: same steps, same mask, similar lengths."""
-        groups: list[list[_Work]] = []
-        for item in sorted(work, key=lambda item: (item.steps, item.is_chunked, -item.row.num_tokens)):
-            if groups:
-                group = groups[-1]
-                alike = (group[0].steps, group[0].is_chunked) == (item.steps, item.is_chunked)
-                if alike and self._runner.joins([member.row.num_tokens for member in group], item.row.num_tokens):
-                    group.append(item)
-                    continue
-            groups.append([item])
-        return groups
+        """Rows that run together: same steps, same mask, what the runner would join."""
+        alike: dict[tuple[int, bool], list[_Work]] = {}
+        for item in work:
+            alike.setdefault((item.steps, item.is_chunked), []).append(item)
+        return [
+            [items[index] for index in group]
+            for (steps, _), items in alike.items()
+            for group in self._runner.groups([item.row for item in items], steps=steps)
+        ]
 
     def _run(self, group: Sequence[_Work]) -> list[Tensor]:
         rows = [item.row for item in group]

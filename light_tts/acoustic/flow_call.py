@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow, solve
-from light_tts.acoustic.flow_inputs import ANY_PAST, CallSize, FlowInputs
+from light_tts.acoustic.flow_inputs import FlowInputs, InputMemory
 from light_tts.acoustic.flow_paged import PagedContext
 from light_tts.acoustic.flow_pages import PagedLevel, PagePool
+from light_tts.acoustic.flow_sizes import ANY_PAST, CallSize
+from light_tts.acoustic.recording import record_graph
 from light_tts.kernels.flow_attention import FlowPages
 from light_tts.kernels.flow_kernels import FlowKernels
 from light_tts.models.nets.euler_time import cosine_schedule
@@ -19,6 +21,10 @@ from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fused import FusedBody, FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts
 from light_tts.types import FRAMES_PER_TOKEN
+
+# Euler steps that are computed before a call is recorded. All steps are the same kernels, but Triton compiles one again
+# for tensors that do not begin at multiples of 16 bytes, as those of every step but the first may.
+TRIED_STEPS = 2
 
 
 class FlowCall:
@@ -28,6 +34,8 @@ class FlowCall:
 
     fused:       the estimator as few kernels; None: the network as it is.
     fused_body:  the same of the token-to-mel body, for sizes with ANY_PAST.
+    memory:      of its inputs and its result, shared with other calls; None: its own. A call that begins writes to it,
+                 so calls that share it run one after the other, on one stream.
     """
 
     def __init__(
@@ -38,13 +46,13 @@ class FlowCall:
         kernels: FlowKernels,
         fused: FusedEstimator | None = None,
         fused_body: FusedBody | None = None,
+        memory: InputMemory | None = None,
     ) -> None:
         self.size = size
         self._net, self._pool, self._kernels = net, pool, kernels
         self._fused, self._fused_body = fused, fused_body
-        self._inputs = FlowInputs(net, size)
+        self._inputs = FlowInputs(net, size, memory)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._mel: Tensor | None = None  # where the recorded call leaves its result
 
     @property
     def is_recorded(self) -> bool:
@@ -55,34 +63,24 @@ class FlowCall:
         """Mel of the rows, [R, M, 80] float32; beyond a row's own frames it means nothing."""
         self._inputs.fill(rows, is_chunked=is_chunked)
         if self._graph is None:
-            return self._compute()
-        assert self._mel is not None
+            return self._compute(self.size.steps)
         self._graph.replay()
-        return self._mel.clone()
+        return self._inputs.mel.clone()
 
     def record(self, memory: Any, stream: torch.cuda.Stream) -> None:
         """Record the call on a stream of its own; the device may be computing for other threads meanwhile.
 
         memory:  the pool that all recorded calls share; they never run at the same time.
         """
-        current = torch.cuda.current_stream()
         self._inputs.fill([], is_chunked=True)  # recording computes, too, and must keep nothing
-        self._mel = torch.empty_like(self._inputs.cond)
-        stream.wait_stream(current)
-        graph = torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._mel.copy_(self._compute())  # compiles kernels and makes handles, which no recording may
+            # Compiles and loads kernels and makes handles, which no recording may.
+            self._compute(min(TRIED_STEPS, self.size.steps))
             stream.synchronize()
-            # Not the context manager of torch: it would empty the allocator's caches for everybody.
-            graph.capture_begin(pool=memory, capture_error_mode="thread_local")
-            try:
-                self._mel.copy_(self._compute())
-            finally:
-                graph.capture_end()
-        current.wait_stream(stream)
-        self._graph = graph
+        self._graph = record_graph(lambda: self._inputs.mel.copy_(self._compute(self.size.steps)), memory, stream)
 
-    def _compute(self) -> Tensor:
+    def _compute(self, steps: int) -> Tensor:
         net, pool, inputs = self._net, self._pool, self._inputs
         with torch.inference_mode():
             tokens = self._context(pool.tokens, 1)
@@ -104,7 +102,7 @@ class FlowCall:
             noise = net.noise[places.clamp_max(MAX_FRAMES - 1)]
             context = self._context(pool.estimator, FRAMES_PER_TOKEN)
             if self._fused is not None:
-                return self._solve_fused(self._fused, noise, mu, context)
+                return self._solve_fused(self._fused, noise, mu, context, steps)
             return solve(
                 net,
                 noise,
@@ -112,13 +110,13 @@ class FlowCall:
                 speaker=inputs.speaker,
                 cond=inputs.cond,
                 guidance=inputs.guidance[:, None, None],
-                steps=self.size.steps,
+                steps=steps,
                 context=context,
             )
 
-    def _solve_fused(self, fused: FusedEstimator, x: Tensor, mu: Tensor, context: PagedContext) -> Tensor:
+    def _solve_fused(self, fused: FusedEstimator, x: Tensor, mu: Tensor, context: PagedContext, steps: int) -> Tensor:
         """What `flow_batch.solve` computes."""
-        net, inputs, steps = self._net, self._inputs, self.size.steps
+        net, inputs = self._net, self._inputs
         conditioned = net.estimator.static_inputs(mu, inputs.speaker, inputs.cond)
         static = torch.cat([conditioned, torch.zeros_like(conditioned)])
         given = torch.cat([x.repeat(2, 1, 1), static], dim=-1).to(net.dtype)

@@ -1,53 +1,33 @@
-"""Flow calls of a ladder of sizes, recorded when they are wanted again; the least recently used ones leave."""
+"""Flow calls of a catalogue of sizes, recorded before anybody listens; what fits none of them is computed."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import time
-from bisect import bisect_left
-from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow
-from light_tts.acoustic.flow_call import FlowCall
-from light_tts.acoustic.flow_inputs import ANY_PAST, CallSize
+from light_tts.acoustic.flow_call import TRIED_STEPS, FlowCall
+from light_tts.acoustic.flow_inputs import InputMemory
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
+from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue
+from light_tts.acoustic.recording import record_graph
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
+from light_tts.types import FRAMES_PER_TOKEN
 
 logger = logging.getLogger(__name__)
 
-ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-_PAST_PAGES = 16  # the body sees so many pages of past in any case: 16 s of published models
-_FREE_FRAMES = 1600  # rows x frames below which a call takes about as long as the smallest: launches, not arithmetic
-_MOST_FRAMES = 12_800  # rows x frames of one call, which bounds what it takes of the memory
-_MOST_RECORDED_FRAMES = 2400  # longer calls are bound by arithmetic
-_WARM_CHUNKS = (1, 2, 4)
+RECORD_BUDGET_S = 45.0  # of the start; the sizes that are then missing are shared out among the others
 # What is tried in this order: its name, whether the estimator is fused, whether its kernels overlap.
 _KINDS = (("overlapping kernels", True, True), ("fused kernels", True, False), ("CUDA graphs", False, False))
-
-
-def _chunk_ladder(most: int) -> list[int]:
-    """Recorded lengths in chunks: all small ones, then a quarter more each time."""
-    ladder = [1]
-    while ladder[-1] < most:
-        ladder.append(ladder[-1] + max(1, ladder[-1] // 4))
-    return ladder
-
-
-def _fits(size: CallSize, larger: CallSize) -> bool:
-    """True when rows of one size can be computed in a call of the other."""
-    if size.steps != larger.steps or (size.past_pages == ANY_PAST) != (larger.past_pages == ANY_PAST):
-        return False
-    return all(has >= needs for has, needs in zip(larger, size, strict=True))
 
 
 def why_not(net: FlowNet) -> str | None:
@@ -71,7 +51,7 @@ def flow_runner(
 
     cache_bytes:  of all kept states.
     steps:        of the calls whose states may be kept, at most.
-    most_graphs:  recorded calls that are kept; 0: the plain runner.
+    most_graphs:  recorded calls; 0: the plain runner.
     may_overlap:  try kernels that are launched before the one before has ended, where the GPU can.
     """
     if net.device.type != "cuda" or not most_graphs:
@@ -92,21 +72,11 @@ def flow_runner(
                 most_graphs=most_graphs,
                 fuses=fuses,
             )
-            runner.record([CallSize(1, 1, runner.past_pages(0), steps)])
+            runner.record(runner.sizes(max_rows=1)[:1])
             return runner
         except Exception as error:  # whatever Triton or the driver says: speaking slowly is better than not at all
             logger.warning("flow calls do without %s: %s: %s", name, type(error).__name__, error)
     return PlainRunner(net)
-
-
-def _record_nothing(memory: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-    """A recording that keeps a memory pool alive while no other is there: a pool that nobody uses is gone for good."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
-        graph.capture_begin(pool=memory, capture_error_mode="thread_local")
-        torch.zeros(1, device="cuda")
-        graph.capture_end()
-    return graph
 
 
 class PagedRunner:
@@ -114,7 +84,7 @@ class PagedRunner:
 
     cache_bytes:  of all pages.
     steps:        evaluations that a page has room for.
-    most_graphs:  recorded calls that are kept at once; 0: none is recorded.
+    most_graphs:  recorded calls at most; 0: none is recorded.
     fuses:        compute the estimator with fused kernels where they take it; False: the network as it is.
     """
 
@@ -136,19 +106,25 @@ class PagedRunner:
         self.fused = fuse(net, kernels) if reason is None else None
         can_fuse_body = fuses and why_body_not_fused(net) is None
         self.fused_body = fuse_body(net, kernels) if can_fuse_body else None
-        self._has_body_attention = net.body.shape.token_layers > 0
-        self._ladder = _chunk_ladder(-(-MAX_FRAMES // net.chunk_frames))
-        self._recorded: OrderedDict[CallSize, FlowCall] = OrderedDict()
-        self._wanted: Counter[CallSize] = Counter()
-        net.noise, net.time_table(steps)  # copies to the device, which no recording may do
+        self._inputs = InputMemory(net)
+        self._sight = BodySight(
+            attends=net.body.shape.token_layers > 0,
+            reach_chunks=0 if self.fused_body is None else self.fused_body.reach // net.chunk_frames,
+            most_chunks=-(-MAX_FRAMES // net.chunk_frames),
+        )
+        self._table = SizeTable(self._sight, net.chunk_frames)
+        self._recorded: dict[CallSize, FlowCall] = {}
+        # Copies to the device, which no recording may do.
+        net.noise, net.time_table(steps), net.time_table(min(steps, TRIED_STEPS))
         if most_graphs:
             self._memory = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream()
-            self._anchor = _record_nothing(self._memory, self._stream)
+            # A memory pool that no recording uses is gone for good: this one keeps it.
+            self._anchor = record_graph(lambda: torch.zeros(1, device=net.device), self._memory, self._stream)
 
     @property
     def num_recorded(self) -> int:
-        """Recorded calls that are kept now."""
+        """Recorded calls."""
         return len(self._recorded)
 
     def states_bytes(self, num_tokens: int, steps: int) -> int:
@@ -159,106 +135,94 @@ class PagedRunner:
         """See FlowRunner."""
         return self.pool.allocate(num_tokens) if steps <= self.pool.steps else None
 
-    def joins(self, group: Sequence[int], tokens: int) -> bool:
+    def groups(self, rows: Sequence[FlowRow], *, steps: int) -> list[list[int]]:
         """See FlowRunner."""
-        if len(group) == ROWS[-1] or (len(group) + 1) * self._frames(max(group)) > _MOST_FRAMES:
-            return False
-        return self._cost(len(group) + 1, max(group)) <= self._cost(len(group), max(group)) + self._cost(1, tokens)
+        return self._table.groups([self._row_size(row) for row in rows], steps)
 
     @torch.inference_mode()
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
         """See FlowRunner."""
-        past = max(sum(states.num_tokens for states in row.past) for row in rows) // self.pool.chunk_tokens
-        chunks = self._chunks(max(row.num_tokens for row in rows))
-        count = ROWS[bisect_left(ROWS, len(rows))] if len(rows) <= ROWS[-1] else len(rows)
-        call = self._call(CallSize(count, chunks, self.past_pages(past, chunks), steps))
+        sizes = [self._row_size(row) for row in rows]
+        chunks, past = max(size.chunks for size in sizes), max(size.past for size in sizes)
+        _, size = self._table.cheapest(len(rows), chunks, past, steps)
+        if size is None:
+            call = self.new_call(CallSize(len(rows), chunks, self._sight.pages(chunks, past), steps))
+        else:
+            call = self._recorded[size]
         mel = call.run(rows, is_chunked=is_chunked)
-        return [mel[index, : 2 * row.num_tokens] for index, row in enumerate(rows)]
+        return [mel[index, : FRAMES_PER_TOKEN * row.num_tokens] for index, row in enumerate(rows)]
 
-    @torch.inference_mode()
+    def sizes(self, max_rows: int) -> list[CallSize]:
+        """Sizes worth recording for calls of up to so many rows, the most useful first."""
+        chunk_frames, steps = self._net.chunk_frames, self.pool.steps
+        return catalogue(self._sight, chunk_frames=chunk_frames, max_rows=max_rows, steps=steps)
+
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner."""
-        if self._most_graphs:
-            sizes = [
-                CallSize(rows, chunks, self.past_pages(0, chunks), self.pool.steps)
-                for rows in ROWS
-                for chunks in _WARM_CHUNKS
-                if rows <= max_rows and rows * chunks * self._net.chunk_frames <= _MOST_FRAMES
-            ]
-            self.record(sizes, progress)
+        try:
+            self.record(self.sizes(max_rows), progress)
+        except RuntimeError as error:  # out of memory, most likely; calls can still be computed
+            logger.warning("no more flow calls are recorded as CUDA graphs: %s", error)
 
     @torch.inference_mode()
-    def record(self, sizes: Iterable[CallSize], progress: StartProgress = NO_PROGRESS) -> None:
-        """Record calls ahead, as many as are kept. Raises what the driver or the compiler raises."""
-        started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(self._net.device)
+    def record(
+        self, sizes: Iterable[CallSize], progress: StartProgress = NO_PROGRESS, *, budget_s: float = RECORD_BUDGET_S
+    ) -> None:
+        """Record calls ahead, while there is time. Raises what the driver or the compiler raises.
+
+        sizes:  the most useful first; those beyond the most that are recorded are left out.
+        """
+        wanted = [size for size in dict.fromkeys(sizes) if size not in self._recorded]
+        wanted = wanted[: max(0, self._most_graphs - len(self._recorded))]
+        if not wanted:
+            return
         # The largest first: the others find their memory in what it leaves behind.
-        wanted = sorted(set(sizes) - set(self._recorded), key=self._work, reverse=True)[-self._most_graphs :]
+        largest = max(wanted, key=lambda size: size.rows * size.chunks)
+        wanted.remove(largest)
+        wanted.insert(0, largest)
+        started_s, free_bytes = time.perf_counter(), torch.cuda.mem_get_info(self._net.device)[0]
+        done = 0
         for done, size in enumerate(wanted, 1):
             self._record(size)
             progress.recorded("flow", done, len(wanted))
-        if wanted:
-            taken_mb = (torch.cuda.memory_reserved(self._net.device) - before_bytes) / 2**20
-            elapsed_s = time.perf_counter() - started_s
-            logger.info("recorded %d CUDA graphs of flow calls in %.1f s; %.0f MB", len(wanted), elapsed_s, taken_mb)
-
-    def past_pages(self, num_past: int, chunks: int = 1) -> int:
-        """Of a size whose rows have up to so many pages of past."""
-        if not self._has_body_attention:
-            return 0
-        if self.fused_body is not None and (num_past + chunks) * self._net.chunk_frames <= self.fused_body.reach:
-            return ANY_PAST
-        if not num_past and chunks > _WARM_CHUNKS[-1]:
-            return 0
-        pages = _PAST_PAGES
-        while pages < num_past:
-            pages *= 2
-        return pages
-
-    def _chunks(self, tokens: int) -> int:
-        needed = -(-tokens // self.pool.chunk_tokens)
-        return self._ladder[bisect_left(self._ladder, needed)]
-
-    def _frames(self, tokens: int) -> int:
-        return self._chunks(tokens) * self._net.chunk_frames
-
-    def _cost(self, rows: int, tokens: int) -> int:
-        return max(_FREE_FRAMES, rows * self._frames(tokens))
-
-    def _call(self, size: CallSize) -> FlowCall:
-        """A recorded call that the rows fit into, if there is one worth it; else one that computes."""
-        fitting = [
-            other
-            for other in self._recorded
-            if _fits(size, other)
-            and other.rows * other.chunks * self._net.chunk_frames <= max(_FREE_FRAMES, self._work(size) * 5 // 4)
-        ]
-        if fitting:
-            best = min(fitting, key=lambda other: (self._work(other), other.past_pages))
-            self._recorded.move_to_end(best)
-            return self._recorded[best]
-        self._wanted[size] += 1
-        is_short = size.chunks * self._net.chunk_frames <= _MOST_RECORDED_FRAMES
-        if self._most_graphs and is_short and self._wanted[size] > 1:
-            try:
-                return self._record(size)
-            except RuntimeError as error:  # out of memory, most likely; the call can still be computed
-                logger.warning("no more flow calls are recorded as CUDA graphs: %s", error)
-                self._most_graphs = 0
-        return self.new_call(size)
+            if time.perf_counter() - started_s > budget_s:
+                break
+        if done < len(wanted):
+            logger.warning(
+                "the %g s for recording flow calls are over: %d of %d sizes are recorded; calls of the others run as "
+                "several, or are computed without a CUDA graph",
+                budget_s,
+                done,
+                len(wanted),
+            )
+        taken_mb = (free_bytes - torch.cuda.mem_get_info(self._net.device)[0]) / 2**20
+        elapsed_s = time.perf_counter() - started_s
+        logger.info("recorded %d CUDA graphs of flow calls in %.1f s; %.0f MB", done, elapsed_s, taken_mb)
 
     def new_call(self, size: CallSize) -> FlowCall:
         """A call of this size that is not recorded."""
-        return FlowCall(self._net, self.pool, size, self._kernels, self.fused, self.fused_body)
+        return FlowCall(
+            self._net,
+            self.pool,
+            size,
+            self._kernels,
+            fused=self.fused,
+            fused_body=self.fused_body,
+            memory=self._inputs,
+        )
 
-    def _work(self, size: CallSize) -> int:
-        return size.rows * size.chunks * self._net.chunk_frames
+    def size_for(self, rows: int, chunks: int, past: int) -> CallSize:
+        """The size of exactly so many rows, new chunks and chunks of past, at the default number of steps."""
+        return CallSize(rows, chunks, self._sight.pages(chunks, past), self.pool.steps)
 
-    def _record(self, size: CallSize) -> FlowCall:
-        while len(self._recorded) >= max(1, self._most_graphs):
-            self._recorded.popitem(last=False)
+    def _row_size(self, row: FlowRow) -> RowSize:
+        chunk_tokens = self.pool.chunk_tokens
+        past = sum(states.num_tokens for states in row.past)
+        return RowSize(-(-row.num_tokens // chunk_tokens), past // chunk_tokens)
+
+    def _record(self, size: CallSize) -> None:
         call = self.new_call(size)
-        self._net.time_table(size.steps)
         call.record(self._memory, self._stream)
         self._recorded[size] = call
+        self._table.add([size])
         logger.debug("recorded flow calls of %s", size)
-        return call

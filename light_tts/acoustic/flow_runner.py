@@ -26,8 +26,8 @@ class FlowRunner(Protocol):
     def allocate(self, num_tokens: int, steps: int) -> KeptStates | None:
         """Empty states, to be filled by one run; None when there is no room, and they are to be computed again."""
 
-    def joins(self, group: Sequence[int], tokens: int) -> bool:
-        """True when a row of so many tokens costs less in a run with these longer ones than by itself."""
+    def groups(self, rows: Sequence[FlowRow], *, steps: int) -> list[list[int]]:
+        """Indices of the rows that had better run together, each in one group. One mask for all of them."""
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """Get ready for the hops of up to so many streams. On the thread that calls `run`, or before there is one."""
@@ -50,10 +50,19 @@ class PlainRunner:
         """See FlowRunner."""
         return allocate_states(self._net, num_tokens, steps)
 
-    def joins(self, group: Sequence[int], tokens: int) -> bool:
-        """See FlowRunner."""
+    def groups(self, rows: Sequence[FlowRow], *, steps: int) -> list[list[int]]:
+        """See FlowRunner; rows of similar lengths."""
         most_padded = _MAX_PADDED_GPU if self._net.device.type == "cuda" else _MAX_PADDED_CPU
-        return (len(group) + 1) * max(group) <= most_padded * (sum(group) + tokens)
+        lengths = [row.num_tokens for row in rows]
+        groups: list[list[int]] = []
+        for index in sorted(range(len(rows)), key=lambda index: -lengths[index]):
+            if groups:
+                joined = [*groups[-1], index]
+                if len(joined) * lengths[joined[0]] <= most_padded * sum(lengths[member] for member in joined):
+                    groups[-1] = joined
+                    continue
+            groups.append([index])
+        return groups
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner; nothing to do."""

@@ -12,7 +12,7 @@ import torch
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner
-from light_tts.acoustic.flow_inputs import ANY_PAST
+from light_tts.acoustic.flow_sizes import ANY_PAST
 from light_tts.kernels.flow_conv import paged_conv_plain
 from light_tts.kernels.flow_kernels import FlowKernels, plain_kernels, triton_kernels
 from light_tts.models.nets.conformer import ConformerBody, UpsampleConformer
@@ -102,8 +102,8 @@ def test_a_body_that_reaches_further_than_its_tables_is_computed_as_it_is() -> N
     net = with_wide_heads()
     runner = PagedRunner(net, cache_bytes=0, steps=STEPS, kernels=plain_kernels(), most_graphs=0)
     most = 4096 // net.chunk_frames
-    assert runner.past_pages(most - 1, 1) == ANY_PAST
-    assert runner.past_pages(most, 1) >= most
+    assert runner.size_for(1, 1, most - 1).past_pages == ANY_PAST
+    assert runner.size_for(1, 1, most).past_pages >= most
 
 
 @layouts

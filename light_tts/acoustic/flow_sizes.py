@@ -1,0 +1,158 @@
+"""Which sizes of flow calls are recorded, and how rows are shared out among them. Pure arithmetic; imports no torch.
+
+A call takes a while whatever is in it, and then so much for each frame, padding included. Rows therefore run together
+in the cheapest recorded sizes that hold them: in one with padding, or in several smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+ANY_PAST = -1  # of a body that reads pages in place
+MOST_ROWS = 64  # of one call
+MOST_FRAMES = 12_800  # rows x frames of one call, which bounds what it takes of the memory
+CALL_FRAMES = 600  # a recorded call takes as long as so many frames besides its own
+EAGER_FRAMES = 12_000  # one that is not recorded: launching it takes the host 0.2 s and more
+_GROWTH = 1.25  # what a call costs at most more than one of the exact length, with the same number of rows
+_EXACT_CHUNKS = 4  # calls of up to so many chunks have no padding in their rows
+_PLAIN_PAST = 32  # pages of past that recorded bodies see which do not read pages in place
+_MOST_PLAIN_CHUNKS = 24  # and their longest rows: they make tables of frames x frames
+_FAR_SIZES = ((1, 2), (4, 2), (1, 6))  # rows and chunks after more past than the others see
+
+
+class CallSize(NamedTuple):
+    """What the shapes of a flow call depend on.
+
+    rows:        sequences.
+    chunks:      new tokens of each, in whole chunks.
+    past_pages:  pages of past that the token-to-mel body can see, or ANY_PAST; the estimator sees any number.
+    steps:       Euler steps.
+    """
+
+    rows: int
+    chunks: int
+    past_pages: int
+    steps: int
+
+
+class BodySight(NamedTuple):
+    """What a token-to-mel body sees of the past.
+
+    attends:       it has attention; otherwise every size takes any past.
+    reach_chunks:  chunks, old and new, within which it reads pages in place (ANY_PAST); 0: it never does.
+    most_chunks:   of an utterance with its prompt.
+    """
+
+    attends: bool
+    reach_chunks: int
+    most_chunks: int
+
+    def takes(self, size: CallSize, past: int) -> bool:
+        """True when rows after so many chunks can run in a call of this size."""
+        if not self.attends:
+            return True
+        if size.past_pages == ANY_PAST:
+            return past + size.chunks <= self.reach_chunks
+        return past <= size.past_pages
+
+    def pages(self, chunks: int, past: int) -> int:
+        """The `past_pages` of a size just for rows of so many new chunks after so many old ones."""
+        if not self.attends:
+            return 0
+        return ANY_PAST if past + chunks <= self.reach_chunks else past
+
+
+class RowSize(NamedTuple):
+    """New chunks of a row, the last one perhaps in part, and chunks that it has kept."""
+
+    chunks: int
+    past: int
+
+
+def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int, steps: int) -> list[CallSize]:
+    """Sizes to be recorded, the most useful first: short calls are those that launches cost most."""
+    most_rows = min(max_rows, MOST_ROWS)
+    longest, pages = min(sight.most_chunks, MOST_FRAMES // chunk_frames), 0
+    if sight.attends:
+        longest = min(longest, sight.reach_chunks or _MOST_PLAIN_CHUNKS)
+        pages = ANY_PAST if sight.reach_chunks else min(_PLAIN_PAST, sight.most_chunks)
+    sizes = [
+        CallSize(rows, chunks, pages, steps)
+        for rows in _row_ladder(most_rows)
+        for chunks in _chunk_ladder(rows, min(longest, MOST_FRAMES // (rows * chunk_frames)), chunk_frames)
+    ]
+    sizes.sort(key=lambda size: call_cost(size, chunk_frames))
+    if sight.attends:
+        far = [(rows, chunks) for rows, chunks in _FAR_SIZES if rows <= most_rows and chunks <= sight.most_chunks]
+        sizes += [CallSize(rows, chunks, sight.most_chunks, steps) for rows, chunks in far]
+    return sizes
+
+
+def call_cost(size: CallSize, chunk_frames: int) -> int:
+    """What a recorded call of this size costs, in frames."""
+    return CALL_FRAMES + size.rows * size.chunks * chunk_frames
+
+
+def _row_ladder(most: int) -> list[int]:
+    """Powers of two and the largest: what lies between is padded, or shared out among several calls."""
+    return [*(1 << power for power in range((most - 1).bit_length())), most]
+
+
+def _chunk_ladder(rows: int, most: int, chunk_frames: int) -> list[int]:
+    """The lengths of most hops; beyond, as few as the growth of the costs allows."""
+    ladder = list(range(1, min(_EXACT_CHUNKS, most) + 1))
+    while ladder and ladder[-1] < most:
+        shortest = ladder[-1] + 1
+        cost = CALL_FRAMES + rows * shortest * chunk_frames
+        longest = max(shortest, int(_GROWTH * cost - CALL_FRAMES) // (rows * chunk_frames))
+        ladder.append(most if longest > 0.9 * most else longest)
+    return ladder
+
+
+class SizeTable:
+    """The recorded sizes, and what rows cost in them. One thread."""
+
+    def __init__(self, sight: BodySight, chunk_frames: int) -> None:
+        self.sight = sight
+        self._chunk_frames = chunk_frames
+        self._by_cost: list[tuple[int, CallSize]] = []
+        self.cheapest = lru_cache(maxsize=1 << 14)(self._cheapest)
+
+    def add(self, sizes: Iterable[CallSize]) -> None:
+        """Calls of these sizes have been recorded."""
+        self._by_cost += [(call_cost(size, self._chunk_frames), size) for size in sizes]
+        self._by_cost.sort(key=lambda entry: (entry[0], entry[1].past_pages))
+        self.cheapest.cache_clear()
+
+    def _cheapest(self, rows: int, chunks: int, past: int, steps: int) -> tuple[int, CallSize | None]:
+        """(cost in frames, the cheapest recorded size that so many rows fit into); None: they must be computed."""
+        for cost, size in self._by_cost:
+            has_room = size.rows >= rows and size.chunks >= chunks and size.steps == steps
+            if has_room and self.sight.takes(size, past):
+                return cost, size
+        return EAGER_FRAMES + rows * chunks * self._chunk_frames, None
+
+    def groups(self, rows: Sequence[RowSize], steps: int) -> list[list[int]]:
+        """Indices of the rows that run together, so that all calls together cost least. Rows of a call are alike."""
+        order = sorted(range(len(rows)), key=lambda index: rows[index], reverse=True)
+        costs, begins = [0], [0]  # of the first rows of the order: what they cost, where their last call begins
+        for end in range(1, len(order) + 1):
+            past, best = 0, None
+            for begin in range(end - 1, max(0, end - MOST_ROWS) - 1, -1):
+                first = rows[order[begin]]
+                past = max(past, first.past)
+                if end - begin > 1 and (end - begin) * first.chunks * self._chunk_frames > MOST_FRAMES:
+                    break
+                cost = costs[begin] + self.cheapest(end - begin, first.chunks, past, steps)[0]
+                if best is None or cost < best[0]:
+                    best = cost, begin
+            assert best is not None, "a row by itself can always be computed"
+            costs.append(best[0])
+            begins.append(best[1])
+        groups, end = [], len(order)
+        while end:
+            groups.append(order[begins[end] : end])
+            end = begins[end]
+        return groups[::-1]
