@@ -98,18 +98,18 @@ def measure(net: FlowNet, runner: PagedRunner, case: tuple[int, int, int]) -> di
     call = runner.new_call(size)
     result: dict[str, Any] = {"sequences": count, "frames": frames, "kept_frames": kept}
     if case in EAGER:
-        call.run(rows, is_chunked=True)
-        result["eager_ms"] = median_ms(lambda: call.run(rows, is_chunked=True), 2)
+        call.run(rows, steps=STEPS, is_chunked=True)
+        result["eager_ms"] = median_ms(lambda: call.run(rows, steps=STEPS, is_chunked=True), 2)
     start_s = time.perf_counter()
     call.record(runner._memory, runner._stream)
     torch.cuda.synchronize()
     result["record_ms"] = round((time.perf_counter() - start_s) * 1000.0)
-    mel = call.run(rows, is_chunked=True)
+    mel = call.run(rows, steps=STEPS, is_chunked=True)
     result["is_finite"] = bool(mel.isfinite().all())
-    once_ms = median_ms(lambda: call.run(rows, is_chunked=True), 3)
+    once_ms = median_ms(lambda: call.run(rows, steps=STEPS, is_chunked=True), 3)
     repeats = max(3, min(20, int(600.0 / once_ms)))
-    result["call_ms"] = median_ms(lambda: call.run(rows, is_chunked=True), repeats)
-    result["device_ms"] = device_ms(call._graph.replay, repeats)
+    result["call_ms"] = median_ms(lambda: call.run(rows, steps=STEPS, is_chunked=True), repeats)
+    result["device_ms"] = device_ms(lambda: call.replay(STEPS), repeats)
     result["fill_ms"] = median_ms(lambda: call._inputs.fill(rows, is_chunked=True), 5)
     result["audio_s_per_s"] = round(count * frames / FRAMES_PER_S / (result["call_ms"] / 1000.0), 1)
     return result
@@ -121,13 +121,12 @@ def kernels(net: FlowNet, runner: PagedRunner, case: tuple[int, int, int]) -> di
     rows = rows_of(net, runner, count, frames, kept)
     chunks = -(-frames // net.chunk_frames)
     counts, tables = [], []
+    call = runner.new_call(runner.size_for(count, chunks, kept // net.chunk_frames))
     for steps in (1, 3):
-        size = runner.size_for(count, chunks, kept // net.chunk_frames)._replace(steps=steps)
-        call = runner.new_call(size)
-        call.run(rows, is_chunked=True)
+        call.run(rows, steps=steps, is_chunked=True)
         torch.cuda.synchronize()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            call.run(rows, is_chunked=True)
+            call.run(rows, steps=steps, is_chunked=True)
             torch.cuda.synchronize()
         events = [event for event in profile.key_averages() if event.self_device_time_total > 0]
         counts.append(sum(event.count for event in events))

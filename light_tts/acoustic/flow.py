@@ -254,8 +254,8 @@ class FlowDecoder:
             alike.setdefault((item.steps, item.is_chunked), []).append(item)
         return [
             [items[index] for index in group]
-            for (steps, _), items in alike.items()
-            for group in self._runner.groups([item.row for item in items], steps=steps)
+            for items in alike.values()
+            for group in self._runner.groups([item.row for item in items])
         ]
 
     def _run(self, group: Sequence[_Work]) -> list[Tensor]:

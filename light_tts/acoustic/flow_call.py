@@ -1,22 +1,27 @@
-"""A whole flow call of one size: token-to-mel body, all Euler steps, guidance. On a GPU recorded as one CUDA graph."""
+"""A whole flow call of one size: token-to-mel body, all Euler steps, guidance. On a GPU recorded as CUDA graphs.
+
+One graph takes the call to its first step, and one each holds a step: any number of them can be replayed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from light_tts.acoustic.flow_batch import FlowRow, solve
+from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_inputs import FlowInputs, InputMemory
 from light_tts.acoustic.flow_paged import PagedContext
 from light_tts.acoustic.flow_pages import PagedLevel, PagePool
+from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import ANY_PAST, CallSize
+from light_tts.acoustic.flow_solver import FusedSolver, PlainSolver, Solver
 from light_tts.acoustic.recording import record_graph
 from light_tts.kernels.flow_attention import FlowPages
 from light_tts.kernels.flow_kernels import FlowKernels
-from light_tts.models.nets.euler_time import cosine_schedule
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fused import FusedBody, FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts
@@ -36,6 +41,7 @@ class FlowCall:
     fused_body:  the same of the token-to-mel body, for sizes with ANY_PAST.
     memory:      of its inputs and its result, shared with other calls; None: its own. A call that begins writes to it,
                  so calls that share it run one after the other, on one stream.
+    schedule:    of its steps, shared in the same way; it has a slot for each evaluation that a page has room for.
     """
 
     def __init__(
@@ -47,88 +53,93 @@ class FlowCall:
         fused: FusedEstimator | None = None,
         fused_body: FusedBody | None = None,
         memory: InputMemory | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self.size = size
         self._net, self._pool, self._kernels = net, pool, kernels
-        self._fused, self._fused_body = fused, fused_body
-        self._inputs = FlowInputs(net, size, memory)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._fused_body = fused_body
+        self._schedule = Schedule(net, pool.steps) if schedule is None else schedule
+        self._inputs = inputs = FlowInputs(net, size, memory)
+        self._solver: Solver = PlainSolver(net, inputs) if fused is None else FusedSolver(net, inputs, kernels, fused)
+        self._estimator: PagedContext | None = None
+        self._graphs: list[torch.cuda.CUDAGraph] = []  # the beginning, and a step for each slot
 
     @property
     def is_recorded(self) -> bool:
         """True when `run` replays."""
-        return self._graph is not None
+        return bool(self._graphs)
 
-    def run(self, rows: Sequence[FlowRow], *, is_chunked: bool) -> Tensor:
-        """Mel of the rows, [R, M, 80] float32; beyond a row's own frames it means nothing."""
-        self._inputs.fill(rows, is_chunked=is_chunked)
-        if self._graph is None:
-            return self._compute(self.size.steps)
-        self._graph.replay()
-        return self._inputs.mel.clone()
+    def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> Tensor:
+        """Mel of the rows, [R, M, 80] float32; beyond a row's own frames it means nothing.
 
+        steps:  Euler steps. Rows of more than a page has room for have no past and keep nothing.
+        """
+        with torch.inference_mode():
+            self._inputs.fill(rows, is_chunked=is_chunked)
+            self.replay(steps)
+            return self._inputs.mel.clone()
+
+    def replay(self, steps: int) -> None:
+        """Compute what the inputs hold; the result is in their mel."""
+        self._schedule.load(steps)
+        if self._graphs:
+            self._graphs[0].replay()
+        else:
+            self._begin()
+        for step in range(steps):
+            slot = self._schedule.slot_of(step, steps)
+            if self._graphs:
+                self._graphs[1 + slot].replay()
+            else:
+                self._step(slot)
+
+    @torch.inference_mode()
     def record(self, memory: Any, stream: torch.cuda.Stream) -> None:
         """Record the call on a stream of its own; the device may be computing for other threads meanwhile.
 
         memory:  the pool that all recorded calls share; they never run at the same time.
         """
+        self._schedule.load(self._pool.steps)
         self._inputs.fill([], is_chunked=True)  # recording computes, too, and must keep nothing
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             # Compiles and loads kernels and makes handles, which no recording may.
-            self._compute(min(TRIED_STEPS, self.size.steps))
+            self._begin()
+            for slot in range(min(TRIED_STEPS, self._pool.steps)):
+                self._step(slot)
             stream.synchronize()
-        self._graph = record_graph(lambda: self._inputs.mel.copy_(self._compute(self.size.steps)), memory, stream)
+        beginning = record_graph(self._begin, memory, stream)
+        steps = [record_graph(partial(self._step, slot), memory, stream) for slot in range(self._pool.steps)]
+        self._graphs = [beginning, *steps]
 
-    def _compute(self, steps: int) -> Tensor:
+    def _begin(self) -> None:
+        """The body, and what all steps share."""
         net, pool, inputs = self._net, self._pool, self._inputs
-        with torch.inference_mode():
-            tokens = self._context(pool.tokens, 1)
-            frames = self._context(pool.frames, FRAMES_PER_TOKEN)
-            for context in (tokens, frames):
-                context.begin(0)
-            codes = inputs.tokens
-            valid = torch.arange(codes.shape[1], device=net.device) < inputs.given[:, None]
-            embedded, valid = net.embed(codes), valid[..., None].float()
-            if self.size.past_pages == ANY_PAST:
-                assert self._fused_body is not None
-                mu = self._fused_body(embedded, valid, tokens, frames)
-            else:
-                mu = net.body(embedded, valid, BodyContexts(tokens, frames))
-            for context in (tokens, frames):
-                context.finish()
-            places = (FRAMES_PER_TOKEN * inputs.first_token)[:, None].long()
-            places = places + torch.arange(inputs.num_frames, device=net.device)
-            noise = net.noise[places.clamp_max(MAX_FRAMES - 1)]
-            context = self._context(pool.estimator, FRAMES_PER_TOKEN)
-            if self._fused is not None:
-                return self._solve_fused(self._fused, noise, mu, context, steps)
-            return solve(
-                net,
-                noise,
-                mu=mu,
-                speaker=inputs.speaker,
-                cond=inputs.cond,
-                guidance=inputs.guidance[:, None, None],
-                steps=steps,
-                context=context,
-            )
-
-    def _solve_fused(self, fused: FusedEstimator, x: Tensor, mu: Tensor, context: PagedContext, steps: int) -> Tensor:
-        """What `flow_batch.solve` computes."""
-        net, inputs = self._net, self._inputs
-        conditioned = net.estimator.static_inputs(mu, inputs.speaker, inputs.cond)
-        static = torch.cat([conditioned, torch.zeros_like(conditioned)])
-        given = torch.cat([x.repeat(2, 1, 1), static], dim=-1).to(net.dtype)
-        guidance = inputs.guidance.contiguous()
-        table, schedule = net.time_table(steps), cosine_schedule(steps).tolist()
-        prepared = fused.prepare(context)
-        for step in range(steps):
-            context.begin(step)
-            velocity = fused(given, table[step], context, prepared)
+        tokens = self._context(pool.tokens, 1)
+        frames = self._context(pool.frames, FRAMES_PER_TOKEN)
+        for context in (tokens, frames):
+            context.begin(0)
+        codes = inputs.tokens
+        valid = torch.arange(codes.shape[1], device=net.device) < inputs.given[:, None]
+        embedded, valid = net.embed(codes), valid[..., None].float()
+        if self.size.past_pages == ANY_PAST:
+            assert self._fused_body is not None
+            mu = self._fused_body(embedded, valid, tokens, frames)
+        else:
+            mu = net.body(embedded, valid, BodyContexts(tokens, frames))
+        for context in (tokens, frames):
             context.finish()
-            self._kernels.euler_step(x, velocity, guidance, schedule[step + 1] - schedule[step], given)
-        return x
+        places = (FRAMES_PER_TOKEN * inputs.first_token)[:, None].long()
+        places = places + torch.arange(inputs.num_frames, device=net.device)
+        inputs.mel.copy_(net.noise[places.clamp_max(MAX_FRAMES - 1)])
+        self._estimator = self._context(pool.estimator, FRAMES_PER_TOKEN)
+        self._solver.begin(mu, self._estimator)
+
+    def _step(self, slot: int) -> None:
+        assert self._estimator is not None
+        self._estimator.begin(slot)
+        self._solver.step(self._schedule.times[slot], self._schedule.size(slot))
+        self._estimator.finish()
 
     def _context(self, level: PagedLevel, ratio: int) -> PagedContext:
         """The context of a network with `ratio` steps per token."""

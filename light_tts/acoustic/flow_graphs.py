@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow
-from light_tts.acoustic.flow_call import TRIED_STEPS, FlowCall
+from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_inputs import InputMemory
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
+from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue
 from light_tts.acoustic.recording import record_graph
 from light_tts.events import NO_PROGRESS, StartProgress
@@ -106,7 +107,7 @@ class PagedRunner:
         self.fused = fuse(net, kernels) if reason is None else None
         can_fuse_body = fuses and why_body_not_fused(net) is None
         self.fused_body = fuse_body(net, kernels) if can_fuse_body else None
-        self._inputs = InputMemory(net)
+        self._inputs, self._schedule = InputMemory(net), Schedule(net, steps)
         self._sight = BodySight(
             attends=net.body.shape.token_layers > 0,
             reach_chunks=0 if self.fused_body is None else self.fused_body.reach // net.chunk_frames,
@@ -114,8 +115,7 @@ class PagedRunner:
         )
         self._table = SizeTable(self._sight, net.chunk_frames)
         self._recorded: dict[CallSize, FlowCall] = {}
-        # Copies to the device, which no recording may do.
-        net.noise, net.time_table(steps), net.time_table(min(steps, TRIED_STEPS))
+        net.noise  # noqa: B018 - copied to the device now, which no recording may do
         if most_graphs:
             self._memory = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream()
@@ -135,27 +135,26 @@ class PagedRunner:
         """See FlowRunner."""
         return self.pool.allocate(num_tokens) if steps <= self.pool.steps else None
 
-    def groups(self, rows: Sequence[FlowRow], *, steps: int) -> list[list[int]]:
+    def groups(self, rows: Sequence[FlowRow]) -> list[list[int]]:
         """See FlowRunner."""
-        return self._table.groups([self._row_size(row) for row in rows], steps)
+        return self._table.groups([self._row_size(row) for row in rows])
 
     @torch.inference_mode()
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
         """See FlowRunner."""
         sizes = [self._row_size(row) for row in rows]
         chunks, past = max(size.chunks for size in sizes), max(size.past for size in sizes)
-        _, size = self._table.cheapest(len(rows), chunks, past, steps)
+        _, size = self._table.cheapest(len(rows), chunks, past)
         if size is None:
-            call = self.new_call(CallSize(len(rows), chunks, self._sight.pages(chunks, past), steps))
+            call = self.new_call(CallSize(len(rows), chunks, self._sight.pages(chunks, past)))
         else:
             call = self._recorded[size]
-        mel = call.run(rows, is_chunked=is_chunked)
+        mel = call.run(rows, steps=steps, is_chunked=is_chunked)
         return [mel[index, : FRAMES_PER_TOKEN * row.num_tokens] for index, row in enumerate(rows)]
 
     def sizes(self, max_rows: int) -> list[CallSize]:
         """Sizes worth recording for calls of up to so many rows, the most useful first."""
-        chunk_frames, steps = self._net.chunk_frames, self.pool.steps
-        return catalogue(self._sight, chunk_frames=chunk_frames, max_rows=max_rows, steps=steps)
+        return catalogue(self._sight, chunk_frames=self._net.chunk_frames, max_rows=max_rows)
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner."""
@@ -209,11 +208,12 @@ class PagedRunner:
             fused=self.fused,
             fused_body=self.fused_body,
             memory=self._inputs,
+            schedule=self._schedule,
         )
 
     def size_for(self, rows: int, chunks: int, past: int) -> CallSize:
-        """The size of exactly so many rows, new chunks and chunks of past, at the default number of steps."""
-        return CallSize(rows, chunks, self._sight.pages(chunks, past), self.pool.steps)
+        """The size of exactly so many rows, new chunks and chunks of past."""
+        return CallSize(rows, chunks, self._sight.pages(chunks, past))
 
     def _row_size(self, row: FlowRow) -> RowSize:
         chunk_tokens = self.pool.chunk_tokens

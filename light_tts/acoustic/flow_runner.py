@@ -26,7 +26,7 @@ class FlowRunner(Protocol):
     def allocate(self, num_tokens: int, steps: int) -> KeptStates | None:
         """Empty states, to be filled by one run; None when there is no room, and they are to be computed again."""
 
-    def groups(self, rows: Sequence[FlowRow], *, steps: int) -> list[list[int]]:
+    def groups(self, rows: Sequence[FlowRow]) -> list[list[int]]:
         """Indices of the rows that had better run together, each in one group. One mask for all of them."""
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
@@ -50,7 +50,7 @@ class PlainRunner:
         """See FlowRunner."""
         return allocate_states(self._net, num_tokens, steps)
 
-    def groups(self, rows: Sequence[FlowRow], *, steps: int) -> list[list[int]]:
+    def groups(self, rows: Sequence[FlowRow]) -> list[list[int]]:
         """See FlowRunner; rows of similar lengths."""
         most_padded = _MAX_PADDED_GPU if self._net.device.type == "cuda" else _MAX_PADDED_CPU
         lengths = [row.num_tokens for row in rows]

@@ -28,13 +28,11 @@ class CallSize(NamedTuple):
     rows:        sequences.
     chunks:      new tokens of each, in whole chunks.
     past_pages:  pages of past that the token-to-mel body can see, or ANY_PAST; the estimator sees any number.
-    steps:       Euler steps.
     """
 
     rows: int
     chunks: int
     past_pages: int
-    steps: int
 
 
 class BodySight(NamedTuple):
@@ -71,7 +69,7 @@ class RowSize(NamedTuple):
     past: int
 
 
-def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int, steps: int) -> list[CallSize]:
+def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int) -> list[CallSize]:
     """Sizes to be recorded, the most useful first: short calls are those that launches cost most."""
     most_rows = min(max_rows, MOST_ROWS)
     longest, pages = min(sight.most_chunks, MOST_FRAMES // chunk_frames), 0
@@ -79,14 +77,14 @@ def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int, steps: int)
         longest = min(longest, sight.reach_chunks or _MOST_PLAIN_CHUNKS)
         pages = ANY_PAST if sight.reach_chunks else min(_PLAIN_PAST, sight.most_chunks)
     sizes = [
-        CallSize(rows, chunks, pages, steps)
+        CallSize(rows, chunks, pages)
         for rows in _row_ladder(most_rows)
         for chunks in _chunk_ladder(rows, min(longest, MOST_FRAMES // (rows * chunk_frames)), chunk_frames)
     ]
     sizes.sort(key=lambda size: call_cost(size, chunk_frames))
     if sight.attends:
         far = [(rows, chunks) for rows, chunks in _FAR_SIZES if rows <= most_rows and chunks <= sight.most_chunks]
-        sizes += [CallSize(rows, chunks, sight.most_chunks, steps) for rows, chunks in far]
+        sizes += [CallSize(rows, chunks, sight.most_chunks) for rows, chunks in far]
     return sizes
 
 
@@ -126,15 +124,15 @@ class SizeTable:
         self._by_cost.sort(key=lambda entry: (entry[0], entry[1].past_pages))
         self.cheapest.cache_clear()
 
-    def _cheapest(self, rows: int, chunks: int, past: int, steps: int) -> tuple[int, CallSize | None]:
+    def _cheapest(self, rows: int, chunks: int, past: int) -> tuple[int, CallSize | None]:
         """(cost in frames, the cheapest recorded size that so many rows fit into); None: they must be computed."""
         for cost, size in self._by_cost:
-            has_room = size.rows >= rows and size.chunks >= chunks and size.steps == steps
+            has_room = size.rows >= rows and size.chunks >= chunks
             if has_room and self.sight.takes(size, past):
                 return cost, size
         return EAGER_FRAMES + rows * chunks * self._chunk_frames, None
 
-    def groups(self, rows: Sequence[RowSize], steps: int) -> list[list[int]]:
+    def groups(self, rows: Sequence[RowSize]) -> list[list[int]]:
         """Indices of the rows that run together, so that all calls together cost least. Rows of a call are alike."""
         order = sorted(range(len(rows)), key=lambda index: rows[index], reverse=True)
         costs, begins = [0], [0]  # of the first rows of the order: what they cost, where their last call begins
@@ -145,7 +143,7 @@ class SizeTable:
                 past = max(past, first.past)
                 if end - begin > 1 and (end - begin) * first.chunks * self._chunk_frames > MOST_FRAMES:
                     break
-                cost = costs[begin] + self.cheapest(end - begin, first.chunks, past, steps)[0]
+                cost = costs[begin] + self.cheapest(end - begin, first.chunks, past)[0]
                 if best is None or cost < best[0]:
                     best = cost, begin
             assert best is not None, "a row by itself can always be computed"

@@ -55,7 +55,7 @@ class _Conv(Protocol):
 
 
 class _EulerStep(Protocol):
-    def __call__(self, x: Tensor, velocity: Tensor, guidance: Tensor, step: float, inputs: Tensor, /) -> None: ...
+    def __call__(self, x: Tensor, velocity: Tensor, guidance: Tensor, step: Tensor, inputs: Tensor, /) -> None: ...
 
 
 class _LinearGelu(Protocol):

@@ -32,7 +32,7 @@ def _euler_kernel(
     without = tl.load(velocity + num_values + places, mask=is_inside, other=0.0)
     weight = tl.load(guidance + places // values_per_sequence, mask=is_inside, other=0.0)
     state = tl.load(x + places, mask=is_inside, other=0.0)
-    state += step * (with_condition + weight * (with_condition - without))
+    state += tl.load(step) * (with_condition + weight * (with_condition - without))
     tl.store(x + places, state, mask=is_inside)
     target = inputs + (places // CHANNELS).to(tl.int64) * INPUT_CHANNELS + places % CHANNELS
     rounded = state.to(inputs.dtype.element_ty)
@@ -41,7 +41,7 @@ def _euler_kernel(
 
 
 def euler_step(
-    x: Tensor, velocity: Tensor, guidance: Tensor, step: float, inputs: Tensor, *, overlaps: bool = False
+    x: Tensor, velocity: Tensor, guidance: Tensor, step: Tensor, inputs: Tensor, *, overlaps: bool = False
 ) -> None:
     """See `euler_step_plain`; everything contiguous."""
     _, frames, channels = x.shape

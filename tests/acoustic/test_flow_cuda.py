@@ -232,6 +232,25 @@ def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: 
         assert float((mel - plain).abs().mean()) < 0.1 * spread
 
 
+@layouts
+@pytest.mark.parametrize("kind", ["recorded", "recorded-unfused"])
+def test_recorded_calls_serve_any_number_of_steps(layout: str, kind: str) -> None:
+    net = load(layout, "cuda")
+    runner = runner_of(net, kind, steps=4)
+    runner.warm_up(1)
+    plain, recorded = (
+        FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0, runner=given) for given in (None, runner)
+    )
+    prompt, codes = random_prompt(30), random_tokens(40, seed=2)
+    for steps in (4, 1, 7, 4):
+        mels = []
+        for decoder in (plain, recorded):
+            stream = decoder.open(prompt, steps=steps, stream=False)
+            mels += decoder.decode([FlowHop(stream, codes, 0, is_final=True)])
+            stream.close()
+        assert_close(mels[1].cpu(), mels[0].cpu())
+
+
 def test_recording_does_not_mind_another_thread_that_computes() -> None:
     net = load("cosyvoice3_tiny", "cuda")
     stop, failures = threading.Event(), []

@@ -11,10 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_tts.acoustic.flow import FlowHop
+from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_graphs import PagedRunner, flow_runner
-from light_tts.acoustic.flow_inputs import FlowInputs
 from light_tts.acoustic.flow_runner import PlainRunner
 from light_tts.acoustic.flow_sizes import CallSize
 from light_tts.kernels.flow_kernels import plain_kernels
@@ -146,10 +145,26 @@ def test_rows_that_only_fill_a_size_keep_nothing(layout: str) -> None:
     net, pool = tiny_flow(layout), paged(layout, 2).pool
     levels = [pool.tokens, pool.frames, pool.estimator]
     before = [tensor[: pool.num_pages].clone() for level in levels for tensor in level[:2]]
-    inputs = FlowInputs(net, CallSize(2, 1, 2, STEPS))
-    inputs.fill([], is_chunked=True)
-    call = FlowCall(net, pool, inputs.size, plain_kernels(), None)
-    call._inputs = inputs
-    assert call._compute(STEPS).isfinite().all()
+    call = FlowCall(net, pool, CallSize(2, 1, 2), plain_kernels())
+    assert call.run([], steps=STEPS, is_chunked=True).isfinite().all()
     after = [tensor[: pool.num_pages] for level in levels for tensor in level[:2]]
     assert all(torch.equal(old.nan_to_num(7.0), new.nan_to_num(7.0)) for old, new in zip(before, after, strict=True))
+
+
+@layouts
+@pytest.mark.parametrize("steps", [1, STEPS - 1, STEPS + 3])
+def test_any_number_of_steps_runs_in_the_slots_of_a_call(layout: str, steps: int) -> None:
+    """A call has slots for `STEPS` steps; after one of another number it serves the usual one as before."""
+    net, runner = tiny_flow(layout), paged(layout)
+    prompt, codes = random_prompt(30), random_tokens(40, 1)
+
+    def speak(decoder: FlowDecoder, count: int) -> torch.Tensor:
+        stream = decoder.open(prompt, steps=count, stream=False)
+        [mel] = decoder.decode([FlowHop(stream, codes, 0, is_final=True)])
+        stream.close()
+        return mel
+
+    plain = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0)
+    in_slots = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0, runner=runner)
+    for count in (STEPS, steps, STEPS):
+        assert_close(speak(in_slots, count), speak(plain, count))

@@ -20,7 +20,7 @@ from light_tts.acoustic.flow_sizes import (
     catalogue,
 )
 
-CHUNK_FRAMES, STEPS, UTTERANCE = 50, 10, 300
+CHUNK_FRAMES, UTTERANCE = 50, 300
 SIGHTS = {
     "without attention": BodySight(False, 0, UTTERANCE),
     "in place": BodySight(True, 81, UTTERANCE),
@@ -31,7 +31,7 @@ sights = pytest.mark.parametrize("name", SIGHTS)
 
 
 def sizes_of(name: str, max_rows: int) -> list[CallSize]:
-    return catalogue(SIGHTS[name], chunk_frames=CHUNK_FRAMES, max_rows=max_rows, steps=STEPS)
+    return catalogue(SIGHTS[name], chunk_frames=CHUNK_FRAMES, max_rows=max_rows)
 
 
 def table_of(name: str, max_rows: int) -> SizeTable:
@@ -40,11 +40,11 @@ def table_of(name: str, max_rows: int) -> SizeTable:
     return table
 
 
-def cost_of(table: SizeTable, rows: list[RowSize], groups: list[list[int]], steps: int = STEPS) -> int:
+def cost_of(table: SizeTable, rows: list[RowSize], groups: list[list[int]]) -> int:
     cost = 0
     for group in groups:
         chunks, past = (max(rows[index][field] for index in group) for field in (0, 1))
-        cost += table.cheapest(len(group), chunks, past, steps)[0]
+        cost += table.cheapest(len(group), chunks, past)[0]
     return cost
 
 
@@ -56,7 +56,6 @@ def test_the_catalogue_is_small_enough_to_be_recorded_at_the_start(name: str, ma
     assert max(size.rows for size in sizes) == max_rows
     for size in sizes:
         assert size.rows * size.chunks * CHUNK_FRAMES <= MOST_FRAMES
-        assert size.steps == STEPS
         assert SIGHTS[name].takes(size, 0)
     assert sizes[0][:2] == (1, 1), "what every listener waits for"
 
@@ -70,7 +69,7 @@ def test_equal_rows_cost_little_more_than_in_a_call_of_just_their_size(name: str
             if count * chunks * CHUNK_FRAMES > MOST_FRAMES:
                 break
             rows = [RowSize(chunks, 0)] * count
-            cost = cost_of(table, rows, table.groups(rows, STEPS))
+            cost = cost_of(table, rows, table.groups(rows))
             ratios.append(cost / (CALL_FRAMES + count * chunks * CHUNK_FRAMES))
     assert max(ratios) < 1.65
     assert sum(ratios) / len(ratios) < 1.2
@@ -90,11 +89,11 @@ def crowds(draw: st.DrawFn) -> tuple[str, int, list[RowSize]]:
 def test_usual_rows_run_in_recorded_calls_that_hold_them(crowd: tuple[str, int, list[RowSize]]) -> None:
     name, max_rows, rows = crowd
     table = table_of(name, max_rows)
-    groups = table.groups(rows, STEPS)
+    groups = table.groups(rows)
     assert sorted(index for group in groups for index in group) == list(range(len(rows)))
     for group in groups:
         chunks, past = (max(rows[index][field] for index in group) for field in (0, 1))
-        cost, size = table.cheapest(len(group), chunks, past, STEPS)
+        cost, size = table.cheapest(len(group), chunks, past)
         assert size is not None, (group, chunks, past)
         assert size.rows >= len(group)
         assert size.chunks >= chunks
@@ -108,29 +107,29 @@ def test_usual_rows_run_in_recorded_calls_that_hold_them(crowd: tuple[str, int, 
 
 
 @sights
-def test_other_numbers_of_steps_are_computed_in_as_few_calls_as_fit(name: str) -> None:
-    table = table_of(name, 16)
+def test_what_is_not_recorded_is_computed_in_as_few_calls_as_fit(name: str) -> None:
+    table = SizeTable(SIGHTS[name], CHUNK_FRAMES)
     rows = [RowSize(2, 0)] * 10
-    assert table.cheapest(10, 2, 0, STEPS + 1) == (EAGER_FRAMES + 1000, None)
-    assert [len(group) for group in table.groups(rows, STEPS + 1)] == [10]
+    assert table.cheapest(10, 2, 0) == (EAGER_FRAMES + 1000, None)
+    assert [len(group) for group in table.groups(rows)] == [10]
     long = [RowSize(200, 0)] * 3
-    assert [len(group) for group in table.groups(long, STEPS + 1)] == [1, 1, 1], "bounded memory"
+    assert [len(group) for group in table.groups(long)] == [1, 1, 1], "bounded memory"
     many = [RowSize(1, 0)] * (MOST_ROWS + 1)
-    assert len(table.groups(many, STEPS + 1)) == 2
+    assert len(table.groups(many)) == 2
 
 
 def test_rows_are_shared_out_where_padding_costs_more_than_a_call() -> None:
     table = table_of("in place", 16)
-    assert [len(group) for group in table.groups([RowSize(1, 8)] * 15, STEPS)] == [15]
-    assert sorted(len(group) for group in table.groups([RowSize(16, 0)] * 9, STEPS)) == [1, 8]
+    assert [len(group) for group in table.groups([RowSize(1, 8)] * 15)] == [15]
+    assert sorted(len(group) for group in table.groups([RowSize(16, 0)] * 9)) == [1, 8]
     mixed = [RowSize(1, 8), RowSize(20, 0), RowSize(1, 8)]
-    assert table.groups(mixed, STEPS) == [[1], [0, 2]]
+    assert table.groups(mixed) == [[1], [0, 2]]
 
 
 def test_without_a_recorded_size_everything_is_computed() -> None:
     table = SizeTable(SIGHTS["in place"], CHUNK_FRAMES)
-    assert table.cheapest(1, 1, 0, STEPS)[1] is None
-    table.add([CallSize(1, 1, ANY_PAST, STEPS)])
-    assert table.cheapest(1, 1, 0, STEPS)[1] == CallSize(1, 1, ANY_PAST, STEPS), "what was found before is forgotten"
-    assert table.cheapest(1, 1, 81, STEPS)[1] is None
-    assert table.cheapest(2, 1, 0, STEPS)[1] is None
+    assert table.cheapest(1, 1, 0)[1] is None
+    table.add([CallSize(1, 1, ANY_PAST)])
+    assert table.cheapest(1, 1, 0)[1] == CallSize(1, 1, ANY_PAST), "what was found before is forgotten"
+    assert table.cheapest(1, 1, 81)[1] is None
+    assert table.cheapest(2, 1, 0)[1] is None

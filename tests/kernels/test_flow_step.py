@@ -20,7 +20,7 @@ def run(step, device, dtype, sequences=3, frames=7):
         (1 + guidance[:, None, None]) * velocity[:sequences] - guidance[:, None, None] * velocity[sequences:]
     )
     rest = inputs[..., MEL_BINS:].clone()
-    step(x, velocity, guidance, 0.25, inputs)
+    step(x, velocity, guidance, torch.full((1,), 0.25, device=device), inputs)
     assert torch.allclose(x, expected, atol=1e-6)
     tolerance = 0.0 if dtype == torch.float32 else 1e-2  # the interpreter cuts off where a GPU rounds
     assert torch.allclose(inputs[..., :MEL_BINS].float(), x.repeat(2, 1, 1), rtol=tolerance, atol=0.0)
