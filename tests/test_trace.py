@@ -97,3 +97,12 @@ def test_a_cancelled_request_has_a_trace_too(traced):
     _, _, document = traced
     assert document["otherData"]["request_id"] == "left"
     assert not [e for e in document["traceEvents"] if e["name"] == "sent"]
+
+
+def test_the_trace_shows_when_a_hop_had_its_tokens(traced):
+    _, document, _ = traced
+    ready = [e["ts"] for e in document["traceEvents"] if e["name"] == "hop can run"]
+    flow = sorted(start for track, _, start, _ in spans(document) if track == "flow")
+    token = next(end for _, name, _, end in spans(document) if name == "first token")
+    assert token < ready[0] <= flow[0]
+    assert len(ready) <= len(flow)

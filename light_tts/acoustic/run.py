@@ -167,6 +167,8 @@ class AcousticRun:
         """Take speech tokens from the language model; without the lock, which the decoder holds while it decides."""
         self.tokens.extend(tokens)
         if len(self.tokens) >= self._news_at_tokens:
+            if self.job.trace is not None:
+                self.job.trace.instant("flow", "hop can run", time.monotonic())
             with self._condition:
                 # Told once; the next look says what is news after that.
                 self._standing, self._news_at_tokens = None, math.inf
