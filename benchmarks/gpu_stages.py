@@ -143,7 +143,7 @@ def measure_vocoder(
     net = directory.load_vocoder(dtype=dtype, device=device)
     result = _vocoder_ms(Vocoder(net), batches, device, "")
     if device.type == "cuda":
-        for kind in (torch.float32, torch.bfloat16):
+        for kind in (torch.float32, torch.float16, torch.bfloat16):
             start_s = time.perf_counter()
             recorded = VocoderGraphs(net, triton_kernels(), dtype=kind)
             recorded.capture()

@@ -1,9 +1,9 @@
-"""Vocoder calls of full-size checkpoints by rows and frames: plain, and as CUDA graphs in TF32 and bfloat16.
+"""Vocoder calls of full-size checkpoints by rows and frames: plain, and as CUDA graphs in TF32, float16 and bfloat16.
 
     python benchmarks/gpu_vocoder.py -o benchmarks/results/gpu-vocoder.json
 
 Random weights, made in memory. A call decodes one final piece of each of so many streams, samples on the host
-included; times are medians. `bfloat16_distance` is the relative distance of its samples from those in TF32.
+included; times are medians. `float16_distance` is the relative distance of its samples from those in TF32.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
             mels = [(torch.randn(MEL_BINS, 100) - 5.0).cuda() for _ in range(3)]
             part: dict[str, Any] = {"plain": measure(Vocoder(net), sorted(PLAIN))}
             reference = None
-            for dtype in (torch.float32, torch.bfloat16):
+            for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 start_s = time.perf_counter()
                 vocoder = VocoderGraphs(net, triton_kernels(), dtype=dtype)
                 vocoder.capture()
@@ -95,9 +95,8 @@ def main() -> None:
                 part[f"{name}_record_s"] = round(time.perf_counter() - start_s, 1)
                 part[name] = measure(vocoder, list(CASES))
                 spoken = torch.cat(speak(vocoder, mels))
-                if reference is not None:
-                    part[f"{name}_distance"] = round(float((spoken - reference).norm() / reference.norm()), 4)
-                reference = spoken
+                reference = spoken if reference is None else reference
+                part[f"{name}_distance"] = round(float((spoken - reference).norm() / reference.norm()), 4)
                 part[f"{name}_top"] = top_kernels(vocoder, 1, 58) + top_kernels(vocoder, 64, 58)
             report[family.name] = part
             print(json.dumps({family.name: part}, indent=1))

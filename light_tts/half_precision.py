@@ -24,7 +24,7 @@ from light_tts.types import MEL_BINS, SPEAKER_DIM, FlowPrompt
 logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 50
-PROBE_FRAMES = 100
+PROBE_FRAMES = 50  # of each of three
 PROBE_STEPS = 2
 
 Net = TypeVar("Net", FlowNet, HiftNet)
@@ -80,9 +80,10 @@ def _probe_flow(net: FlowNet) -> Tensor:
 
 
 def _probe_vocoder(net: HiftNet) -> Tensor:
-    """Samples of a mel as loud as speech is."""
+    """Samples of mels as loud as speech is in high bins, in low bins, and louder than speech in all of them."""
     vocoder = Vocoder(net)
-    mel = torch.linspace(-12.0, 2.0, MEL_BINS * PROBE_FRAMES, device=net.device).view(MEL_BINS, PROBE_FRAMES)
+    high = torch.linspace(-12.0, 2.0, MEL_BINS * PROBE_FRAMES, device=net.device).view(MEL_BINS, PROBE_FRAMES)
+    mel = torch.cat([high, high.flip(0), torch.full_like(high, 3.0)], dim=1)
     stream = vocoder.open(0)
     try:
         return vocoder.decode([VocoderJob(stream, (mel,), is_final=True)])[0]

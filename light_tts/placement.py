@@ -52,20 +52,22 @@ def place(settings: ModelSettings) -> Placement:
         # cuDNN's attention plans anew for every length it has not met, and lengths grow with every token.
         torch.backends.cuda.enable_cudnn_sdp(False)
     if device.type == "cpu":
-        half, reason = torch.float32, "float32 (CPU)"
+        half, vocoder, reason = torch.float32, torch.float32, "float32 (CPU)"
     elif torch.cuda.get_device_capability(device) >= (8, 0):
         major, minor = torch.cuda.get_device_capability(device)
-        half, reason = (
+        # The vocoder's numbers stay small: float16 rounds them as TF32 does, at the speed of bfloat16.
+        half, vocoder, reason = (
             torch.bfloat16,
+            torch.float16,
             f"bfloat16 ({torch.cuda.get_device_name(device)}, compute capability {major}.{minor})",
         )
     else:
-        half, reason = torch.float32, "float32 (GPU older than Ampere)"
+        half, vocoder, reason = torch.float32, torch.float32, "float32 (GPU older than Ampere)"
     return Placement(
         device=device,
         llm_dtype=_resolve("llm_dtype", settings.llm_dtype, half, device),
         flow_dtype=_resolve("flow_dtype", settings.flow_dtype, half, device),
-        vocoder_dtype=_resolve("vocoder_dtype", settings.vocoder_dtype, torch.float32, device),
+        vocoder_dtype=_resolve("vocoder_dtype", settings.vocoder_dtype, vocoder, device),
         reason=reason,
     )
 

@@ -49,7 +49,11 @@ class ModelSettings:
         "precision of the flow; auto: float32 on CPU, bfloat16 matrices on Ampere and newer",
         aliases=DTYPE_ALIASES,
     )
-    vocoder_dtype: DType = setting("auto", "precision of the vocoder; auto: float32 everywhere", aliases=DTYPE_ALIASES)
+    vocoder_dtype: DType = setting(
+        "auto",
+        "precision of the vocoder; auto: float32 on CPU, float16 matrices on Ampere and newer",
+        aliases=DTYPE_ALIASES,
+    )
     load_trt: bool = setting(False, "run the flow on TensorRT where it is installed, else on the built-in backend")
     trt_cache_dir: Path = setting(Path("model_cache/trt_engines"), "directory of TensorRT engines built for this GPU")
     styles_outside_model_dir: bool = setting(

@@ -53,6 +53,17 @@ def test_each_stage_has_its_own_precision() -> None:
     assert set(automatic.describe().values()) == {"float32"}
 
 
+def test_a_gpu_gets_sixteen_bits_where_it_is_ampere_or_newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    newer = place(ModelSettings())
+    assert newer.describe() == {"llm": "bfloat16", "flow": "bfloat16", "vocoder": "float16"}
+    assert place(ModelSettings(vocoder_dtype="float32")).vocoder_dtype is torch.float32
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    assert set(place(ModelSettings()).describe().values()) == {"float32"}
+
+
 def test_bfloat16_is_refused_on_a_gpu_that_cannot_compute_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))

@@ -14,7 +14,7 @@ from light_tts.models.model_dir import ModelDirectory
 from light_tts.settings import DType, Settings
 
 GPU_SIZES_GB = (8.0, 12.0, 16.0, 24.0)
-_AUTOMATIC = {"llm": "bfloat16", "flow": "bfloat16", "vocoder": "float32"}  # on Ampere and newer
+_AUTOMATIC = {"llm": "bfloat16", "flow": "bfloat16", "vocoder": "float16"}  # on Ampere and newer
 
 
 def memory_table(settings: Settings, family: str | None, gpu_sizes_gb: Sequence[float]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class ConvWeights(NamedTuple):
-    """taps: [K, in, out]; bias: [out] float32."""
+    """taps: [K, in, out] in the type of the steps that are convolved; bias: [out] float32."""
 
     taps: Tensor
     bias: Tensor
@@ -56,6 +56,7 @@ def conv_plain(
     """Convolve x [B, T, in] along T with `left` and `right` steps of context around it.
 
     tail:  [B, left, in] the steps before x; None: zeros. After x there are zeros.
+    Whatever the type of x and taps, sums are float32.
     Returns (sum [B, T + left + right - (K - 1) * dilation, out] float32, activated sum), None where not wanted.
     """
     if tail is not None:
@@ -63,8 +64,8 @@ def conv_plain(
         left = 0
     x = F.pad(x, (0, 0, left, right))
     kernel = weights.taps.permute(2, 1, 0)[:, :, None]
-    y = F.conv2d(x.transpose(1, 2)[:, :, None], kernel.to(x.dtype), dilation=(1, weights.dilation))
-    total = y[:, :, 0].transpose(1, 2).float() + weights.bias
+    y = F.conv2d(x.float().transpose(1, 2)[:, :, None], kernel.float(), dilation=(1, weights.dilation))
+    total = y[:, :, 0].transpose(1, 2) + weights.bias
     for residual in epilogue.residuals:
         total = total + residual
     total = total * epilogue.scale

@@ -185,6 +185,7 @@ def test_compiling_changes_no_stream(kind):
     [
         (torch.float32, False, 0.005),
         (torch.float32, True, 0.4),
+        (torch.float16, True, 0.4),
         (torch.bfloat16, True, 0.8),
     ],
 )

@@ -17,7 +17,7 @@ CASES = [
 ]
 
 
-def make(case, steps, device, batch=3):
+def make(case, steps, device, batch=3, dtype=torch.float32):
     channels_in, channels_out, kernel, dilation, residuals, kind, has_tail, has_ends, keeps_sum = case
     generator = torch.Generator().manual_seed(1)
 
@@ -27,12 +27,12 @@ def make(case, steps, device, batch=3):
     reach = (kernel - 1) * dilation
     left = reach if has_tail else reach // 2
     right = reach - left
-    taps = draw(kernel, channels_in, channels_out) / (kernel * channels_in) ** 0.5
+    taps = (draw(kernel, channels_in, channels_out) / (kernel * channels_in) ** 0.5).to(dtype)
     weights = ConvWeights(taps, draw(channels_out), dilation)
     alpha = draw(channels_out).abs() + 0.2
     activation = None
     if kind is not None:
-        activation = Activation(kind, torch.float32, 0.1, alpha, 1.0 / alpha)
+        activation = Activation(kind, dtype, 0.1, alpha, 1.0 / alpha)
     epilogue = Epilogue(
         tuple(draw(batch, steps, channels_out) for _ in range(residuals)),
         0.5 if residuals else 1.0,
@@ -42,33 +42,40 @@ def make(case, steps, device, batch=3):
     )
     # A tail inside a wider row, as states of all layers lie one after another.
     tail = draw(batch, left * channels_in + 7)[:, 5:-2].unflatten(1, (left, channels_in)) if has_tail and left else None
-    return draw(batch, steps, channels_in), weights, epilogue, left, right, tail
+    return draw(batch, steps, channels_in).to(dtype), weights, epilogue, left, right, tail
 
 
-def tolerance(device):
-    return 2e-5 if device == "cpu" else 5e-3  # tensor cores round the factors to 10 bits
+def tolerance(device, dtype):
+    if dtype is torch.float32:
+        return 2e-5 if device == "cpu" else 5e-3  # tensor cores round the factors to 10 bits
+    return 2e-3  # of the activated sum and of the tail; products of float16 are exact
 
 
 @pytest.mark.parametrize("steps", [5, 70])
 @pytest.mark.parametrize("case", CASES)
-def test_the_kernel_agrees_with_the_plain_version(case, steps, device):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_kernel_agrees_with_the_plain_version(case, steps, dtype, device):
     from light_tts.kernels.hift_conv_triton import conv
 
-    x, weights, epilogue, left, right, tail = make(case, steps, device)
+    x, weights, epilogue, left, right, tail = make(case, steps, device, dtype=dtype)
     expected = conv_plain(x, weights, epilogue, left=left, right=right, tail=tail)
     found = conv(x, weights, epilogue, left=left, right=right, tail=tail)
     for mine, plain in zip(found, expected, strict=True):
         assert (mine is None) == (plain is None)
         if plain is not None:
-            torch.testing.assert_close(mine, plain, atol=tolerance(device), rtol=tolerance(device))
+            assert mine.dtype is plain.dtype
+            within = tolerance(device, dtype)
+            torch.testing.assert_close(mine, plain, atol=within, rtol=within)
 
 
-def test_several_snakes_agree(device):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_several_snakes_agree(dtype, device):
     from light_tts.kernels.hift_conv_triton import snakes
 
     x, alphas = torch.randn(2, 37, 48, device=device), torch.rand(3, 48, device=device) + 0.3
-    expected = snakes_plain(x, alphas, 1 / alphas, torch.float32)
-    torch.testing.assert_close(snakes(x, alphas, 1 / alphas, torch.float32), expected, atol=1e-5, rtol=1e-5)
+    expected = snakes_plain(x, alphas, 1 / alphas, dtype)
+    within = 1e-5 if dtype is torch.float32 else 2e-3
+    torch.testing.assert_close(snakes(x, alphas, 1 / alphas, dtype), expected, atol=within, rtol=within)
 
 
 def test_a_tail_is_what_came_before():
