@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -185,10 +185,10 @@ def beside_a_neighbour(server: Server) -> dict[str, Any]:
     return found
 
 
-def hand_over(directory: Path) -> dict[str, Any]:
-    """Milliseconds from 'hop can run' to the start of its flow call, of the traces in a directory."""
+def hand_over(traces: Iterable[Path]) -> dict[str, Any]:
+    """Milliseconds from 'hop can run' to the start of its flow call."""
     waits_ms: list[float] = []
-    for path in directory.glob("*.json"):
+    for path in traces:
         events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("cat") == "flow"]
         ready = sorted(event["ts"] for event in events if event["name"] == "hop can run")
         starts = sorted(event["ts"] for event in events if event["name"] == "flow")
@@ -214,8 +214,10 @@ def main() -> None:
             memory = json.loads(server.get("/health"))["gpu_memory"]
             spare_mib = (memory["reserved_bytes"] - memory["allocated_bytes"]) / 2**20
             report["start"] = {"ready_s": server.ready_s, "reserved_beyond_allocated_mib": round(spare_mib), **memory}
-            server.ask(LoadPlan(num_requests=30, warmup_requests=2), stream=True)  # single requests, for their traces
-            report["hand_over"] = hand_over(Path(traces))
+            server.ask(LoadPlan(num_requests=5), stream=True)  # beside what the start still does
+            earlier = set(Path(traces).iterdir())
+            server.ask(LoadPlan(num_requests=30), stream=True)  # one at a time, for their traces
+            report["hand_over"] = hand_over(set(Path(traces).iterdir()) - earlier)
             report["load"], report["gauge"] = under_load(server)
             report["steps"] = fewer_steps(server)
             report["neighbour"] = beside_a_neighbour(server)

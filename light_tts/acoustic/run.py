@@ -167,8 +167,7 @@ class AcousticRun:
         """Take speech tokens from the language model; without the lock, which the decoder holds while it decides."""
         self.tokens.extend(tokens)
         if len(self.tokens) >= self._news_at_tokens:
-            if self.job.trace is not None:
-                self.job.trace.instant("flow", "hop can run", time.monotonic())
+            self._trace_news()
             with self._condition:
                 # Told once; the next look says what is news after that.
                 self._standing, self._news_at_tokens = None, math.inf
@@ -176,6 +175,7 @@ class AcousticRun:
 
     def end(self, reason: FinishReason) -> None:
         """The last token has arrived."""
+        self._trace_news()
         with self._condition:
             self.reason = reason
             self._condition.notify()
@@ -191,6 +191,10 @@ class AcousticRun:
         with self._condition:
             self.is_cancelled = True
             self._condition.notify()
+
+    def _trace_news(self) -> None:
+        if self.job.trace is not None:
+            self.job.trace.instant("flow", "hop can run", time.monotonic())
 
     @property
     def is_unheard(self) -> bool:
