@@ -91,6 +91,7 @@ class FlowDecoder:
             self._check(hop)
         results = [torch.zeros(MEL_BINS, 0, device=self.net.device) for _ in hops]
         wanted = [index for index, hop in enumerate(hops) if self._wanted_frames(hop)[1] > 0]
+        self._describe_speakers([hops[index].stream for index in wanted])
         self._fill_prompts([hops[index] for index in wanted])
         building: set[PromptKey] = set()
         work: list[_Work] = []
@@ -163,6 +164,15 @@ class FlowDecoder:
             for stream in streams:
                 stream.acquire_prompt()
 
+    def _describe_speakers(self, streams: Sequence[FlowStream]) -> None:
+        """Vectors of all new speakers in one go: to a GPU, each by itself would have to be waited for."""
+        new = [stream for stream in dict.fromkeys(streams) if stream.speaker_vector is None]
+        if new:
+            with torch.inference_mode():
+                vectors = self.net.speaker_vector(torch.stack([stream.prompt.speaker.cpu() for stream in new]))
+            for stream, vector in zip(new, vectors, strict=True):
+                stream.speaker_vector = vector
+
     def _can_cache(self, stream: FlowStream) -> bool:
         """True when the prompt's states may be computed for the cache now."""
         tokens = self._prompt_tokens(stream.prompt)
@@ -233,9 +243,7 @@ class FlowDecoder:
         past: tuple[KeptStates, ...] = (),
         saves: tuple[tuple[KeptStates, int, int], ...] = (),
     ) -> FlowRow:
-        if stream.speaker_vector is None:
-            with torch.inference_mode():
-                stream.speaker_vector = self.net.speaker_vector(stream.prompt.speaker[None])[0]
+        assert stream.speaker_vector is not None, "speakers are described first"
         return FlowRow(
             tokens=tokens[begin:],
             num_tokens=end - begin,

@@ -27,6 +27,7 @@ from light_tts.models.nets.fused import FusedBody, FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts
 from light_tts.types import FRAMES_PER_TOKEN
 
+_REPLAYED_FRAMES = 3200  # rows x frames of calls that are replayed once when they have been recorded
 # Euler steps that are computed before a call is recorded. All steps are the same kernels, but Triton compiles one again
 # for tensors that do not begin at multiples of 16 bytes, as those of every step but the first may.
 TRIED_STEPS = 2
@@ -111,6 +112,8 @@ class FlowCall:
         beginning = record_graph(self._begin, memory, stream)
         steps = [record_graph(partial(self._step, slot), memory, stream) for slot in range(self._pool.steps)]
         self._graphs = [beginning, *steps]
+        if self.size.rows * self._inputs.num_frames <= _REPLAYED_FRAMES:
+            self.replay(self._pool.steps)  # the first time brings graphs to the device, which a listener would wait for
 
     def _begin(self) -> None:
         """The body, and what all steps share."""

@@ -27,6 +27,7 @@ from light_tts.types import FRAMES_PER_TOKEN
 logger = logging.getLogger(__name__)
 
 RECORD_BUDGET_S = 45.0  # of the start; the sizes that are then missing are shared out among the others
+_MOST_FAILURES = 3  # sizes that could not be recorded; no more is tried then
 # What is tried in this order: its name, whether the estimator is fused, whether its kernels overlap.
 _KINDS = (("overlapping kernels", True, True), ("fused kernels", True, False), ("CUDA graphs", False, False))
 
@@ -158,18 +159,16 @@ class PagedRunner:
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner."""
-        try:
-            self.record(self.sizes(max_rows), progress)
-        except RuntimeError as error:  # out of memory, most likely; calls can still be computed
-            logger.warning("no more flow calls are recorded as CUDA graphs: %s", error)
+        self.record(self.sizes(max_rows), progress)
 
     @torch.inference_mode()
     def record(
         self, sizes: Iterable[CallSize], progress: StartProgress = NO_PROGRESS, *, budget_s: float = RECORD_BUDGET_S
     ) -> None:
-        """Record calls ahead, while there is time. Raises what the driver or the compiler raises.
+        """Record calls ahead, while there is time; those that cannot be are left out.
 
-        sizes:  the most useful first; those beyond the most that are recorded are left out.
+        sizes:  the most useful first; as many as may be recorded.
+        Raises what the driver or the compiler raises when nothing at all can be recorded.
         """
         wanted = [size for size in dict.fromkeys(sizes) if size not in self._recorded]
         wanted = wanted[: max(0, self._most_graphs - len(self._recorded))]
@@ -177,26 +176,28 @@ class PagedRunner:
             return
         # The largest first: the others find their memory in what it leaves behind.
         largest = max(wanted, key=lambda size: size.rows * size.chunks)
-        wanted.remove(largest)
-        wanted.insert(0, largest)
+        wanted.sort(key=lambda size: size != largest)
         started_s, free_bytes = time.perf_counter(), torch.cuda.mem_get_info(self._net.device)[0]
-        done = 0
+        before, failures = len(self._recorded), 0
         for done, size in enumerate(wanted, 1):
-            self._record(size)
+            try:
+                self._record(size)
+            except Exception as error:  # whatever Triton or the driver says, most likely out of memory
+                failures += 1
+                if not self._recorded:
+                    raise
+                logger.warning("flow calls of %s are not recorded: %s: %s", size, type(error).__name__, error)
             progress.recorded("flow", done, len(wanted))
-            if time.perf_counter() - started_s > budget_s:
+            if failures == _MOST_FAILURES or time.perf_counter() - started_s > budget_s:
                 break
-        if done < len(wanted):
-            logger.warning(
-                "the %g s for recording flow calls are over: %d of %d sizes are recorded; calls of the others run as "
-                "several, or are computed without a CUDA graph",
-                budget_s,
-                done,
-                len(wanted),
-            )
+        elapsed_s, num_new = time.perf_counter() - started_s, len(self._recorded) - before
         taken_mb = (free_bytes - torch.cuda.mem_get_info(self._net.device)[0]) / 2**20
-        elapsed_s = time.perf_counter() - started_s
-        logger.info("recorded %d CUDA graphs of flow calls in %.1f s; %.0f MB", done, elapsed_s, taken_mb)
+        logger.info("recorded %d CUDA graphs of flow calls in %.1f s; %.0f MB", num_new, elapsed_s, taken_mb)
+        if num_new < len(wanted):
+            logger.warning(
+                "%d sizes of flow calls are not recorded; they run as several calls, or are computed kernel by kernel",
+                len(wanted) - num_new,
+            )
 
     def new_call(self, size: CallSize) -> FlowCall:
         """A call of this size that is not recorded."""

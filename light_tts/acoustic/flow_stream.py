@@ -34,7 +34,7 @@ class FlowStream:
         self._cache, self._budget = cache, budget
         self._entry: PromptEntry | None = None
         self._own: list[KeptStates] = []
-        self.speaker_vector: Tensor | None = None  # [80], set on first use
+        self.speaker_vector: Tensor | None = None  # [80], set by the first hop
         self._is_closed = False
         self._lock = threading.Lock()
 

@@ -51,9 +51,9 @@ def measure_costs(
 def _timed_call(flow: FlowDecoder, vocoder: WaveDecoder, rows: int, tokens: int) -> float:
     prompt = FlowPrompt(
         key="warm-up",
-        tokens=torch.zeros(0, dtype=torch.int64, device=flow.net.device),
-        mel=torch.zeros(0, MEL_BINS, device=flow.net.device),
-        speaker=torch.zeros(SPEAKER_DIM, device=flow.net.device),
+        tokens=torch.zeros(0, dtype=torch.int64),
+        mel=torch.zeros(0, MEL_BINS),
+        speaker=torch.zeros(SPEAKER_DIM),
     )
     codes = torch.zeros(tokens + flow.net.lookahead_tokens, dtype=torch.int64)
     streams = [flow.open(prompt) for _ in range(rows)]

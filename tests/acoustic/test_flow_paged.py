@@ -120,6 +120,56 @@ def test_more_steps_than_a_page_has_room_for_keep_nothing(layout: str) -> None:
         assert_close(mel, whole(layout, prompt, tokens, steps=steps))
 
 
+def recording(monkeypatch: pytest.MonkeyPatch, most: int, fails: tuple[int, ...] = ()) -> tuple[PagedRunner, list[int]]:
+    """A runner whose recordings are only noted, in the order in which they are tried; some of them fail."""
+    runner, tried = paged("cosyvoice3_tiny", 0), []
+
+    def record(size: CallSize) -> None:
+        tried.append(size.chunks)
+        if size.chunks in fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        runner._recorded[size] = runner.new_call(size)
+        runner._table.add([size])
+
+    monkeypatch.setattr(runner, "_record", record)
+    monkeypatch.setattr(runner, "_most_graphs", most)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    return runner, tried
+
+
+def test_the_largest_size_is_recorded_first_then_the_most_useful_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, tried = recording(monkeypatch, most=4)
+    sizes = [runner.size_for(1, chunks, 0) for chunks in (2, 1, 7, 3, 9)]
+    runner.record(sizes[:1])
+    runner.record(sizes)
+    assert tried == [2, 7, 1, 3], "9 is one too many"
+    assert runner.num_recorded == 4
+    runner.record(sizes)
+    assert runner.num_recorded == 4
+
+
+def test_recording_ends_with_its_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    runner, tried = recording(monkeypatch, most=9)
+    runner.record([runner.size_for(1, chunks, 0) for chunks in (1, 2, 3)], budget_s=0.0)
+    assert tried == [3]
+    assert "2 sizes of flow calls are not recorded" in caplog.text
+
+
+def test_sizes_that_cannot_be_recorded_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner, tried = recording(monkeypatch, most=9, fails=(2, 4, 5, 9))
+    sizes = [runner.size_for(1, chunks, 0) for chunks in range(1, 10)]
+    with pytest.raises(torch.OutOfMemoryError):
+        runner.record(sizes)
+    runner.record(sizes[:1])
+    tried.clear()
+    runner.record(sizes)
+    assert tried == [9, 2, 3, 4], "three failures are enough"
+    assert runner.num_recorded == 2
+    assert "out of memory" in caplog.text
+
+
 def test_pages_that_run_out_are_refused_and_come_back() -> None:
     pool = paged("cosyvoice3_tiny", 3).pool
     held = pool.allocate(2 * pool.chunk_tokens)
