@@ -89,36 +89,36 @@ class StepCycle:
 
     def _finish(self, step: StepInProgress) -> None:
         tokens, seconds = self._isolation.finish(step)
-        for chunk, token in tokens:
-            self._hand_over(chunk, token)
+        self._hand_over(tokens)
         for chunk in step.begun:
             if not chunk.sequence.num_drawing:
                 self._scheduler.settle(chunk.sequence)
         self.num_steps += 1
         self.events.llm_step(LLMStep(seconds, len(step.begun), step.num_rows))
 
-    def _hand_over(self, chunk: Chunk, token: int) -> None:
-        run, start, _, _, is_ahead = chunk
-        if not run.arrive(start, is_ahead) or run.state is SequenceState.FINISHED:
-            return
-        if token == INVALID_TOKEN:
-            self._discard(run)
-            self._end(run, EngineFailure("The language model produced values that are not numbers."))
-            return
-        layout = run.layout
-        num_rows = len(layout.rows)
-        code = layout.accept(token)
-        if code is None:
-            run.take_back(num_rows)
-        else:
-            if run.first_code_s is None:
-                run.first_code_s = time.monotonic()
-            self.num_codes += 1
-            if run.silence.keeps(code) and not listeners.put(run, code):
-                self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
-                return
-        if layout.finish_reason is not None:
-            self._end(run, layout.finish_reason)
+    def _hand_over(self, tokens: list[tuple[Chunk, int]]) -> None:
+        finished = SequenceState.FINISHED
+        for (run, start, _, _, is_ahead), token in tokens:
+            if not run.arrive(start, is_ahead) or run.state is finished:
+                continue
+            if token == INVALID_TOKEN:
+                self._discard(run)
+                self._end(run, EngineFailure("The language model produced values that are not numbers."))
+                continue
+            layout = run.layout
+            num_rows = len(layout.rows)
+            code = layout.accept(token)
+            if code is None:
+                run.take_back(num_rows)
+            else:
+                if run.first_code_s is None:
+                    run.first_code_s = time.monotonic()
+                self.num_codes += 1
+                if run.silence.keeps(code) and not listeners.put(run, code):
+                    self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
+                    continue
+            if layout.finish_reason is not None:
+                self._end(run, layout.finish_reason)
 
     def _discard(self, run: Sequence) -> None:
         """Let nothing that is not finite stay in the pages of a run."""

@@ -111,7 +111,7 @@ class StepInputs:
         dump_slot: int,
     ) -> None:
         self._table, self._drawn = table, drawn
-        self._block_tokens, self._win_size, self._dump_slot = block_tokens, win_size, dump_slot
+        self._block_tokens, self._win_size = block_tokens, win_size
         device = drawn.device
         length = max(_columns(s, win_size).table + s.num_draws * table.most_pages for s in shapes)
         is_cuda = device.type == "cuda"
@@ -120,6 +120,8 @@ class StepInputs:
         self._device = torch.zeros(length, dtype=torch.int64, device=device)
         self._sent = [torch.cuda.Event() if is_cuda else None for _ in range(2)]
         self._turn = 0
+        self._padding_row = np.array([[0], [-1], [0], [dump_slot]])
+        self._padding_draw = np.array([[-1], [len(drawn) - 1], [0]])
 
     def views(self, shape: StepShape) -> StepViews:
         """Inputs of a step of this shape on the device."""
@@ -160,39 +162,56 @@ class StepInputs:
             sent.synchronize()
         host, places = self._numbers[self._turn], _columns(shape, self._win_size)
         sequences, *columns = zip(*chunks, strict=True) if chunks else ((),) * len(Chunk._fields)
-        starts, counts = (np.array(column, dtype=np.int64) for column in columns[:2])
-        samples, is_ahead = (np.array(column, dtype=bool) for column in columns[2:])
+        starts = np.array(columns[0], dtype=np.int64)
+        is_ahead = np.array(columns[3], dtype=bool)
         lines = self._table.look_up(sequences)
-        if shape.num_tiles:
+        known = None if is_ahead.all() else _rows_of(chunks)
+        sources = np.where(is_ahead, self._table.drawn_at[lines], -1)
+        if not shape.num_tiles:
+            self._write_rows(host[places.rows], known, starts, lines, slice(len(chunks)), sources)
+            num_draws = self._write_draws(host, places, sequences, lines, sources, first_target)
+        else:
+            counts, samples = np.array(columns[1], dtype=np.int64), np.array(columns[2], dtype=bool)
             firsts = np.cumsum(counts) - counts
             positions = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
-            line_of = np.repeat(lines, counts)
-        else:  # one row each
-            firsts, positions, line_of = np.arange(len(chunks)), starts, lines
-        rows = host[places.rows].reshape(4, -1)
-        used = len(positions)
-        rows[0, :used] = 0 if is_ahead.all() else _rows_of(chunks)
-        rows[1] = -1
-        rows[1, firsts[is_ahead]] = self._table.drawn_at[lines[is_ahead]]
-        rows[2, :used] = positions
-        pages = self._table.pages[line_of, positions // self._block_tokens]
-        rows[3, :used] = pages * self._block_tokens + positions % self._block_tokens
-        rows[:, used:] = [[0], [-1], [0], [self._dump_slot]]
-        if shape.num_tiles:
+            self._write_rows(host[places.rows], known, positions, np.repeat(lines, counts), firsts, sources)
             _write_tiles(host[places.tiles].reshape(-1, 4), starts, counts, firsts)
-            selected = host[places.selected]
-            selected[: samples.sum()] = (firsts + counts - 1)[samples]
-            selected[samples.sum() :] = 0
-        if samples.all():
-            num_draws = self._write_draws(host, places, sequences, lines, is_ahead, first_target)
-        else:
             drawing = tuple(chunk.sequence for chunk in chunks if chunk.samples)
-            num_draws = self._write_draws(host, places, drawing, lines[samples], is_ahead[samples], first_target)
+            selected = host[places.selected]
+            selected[: len(drawing)] = (firsts + counts - 1)[samples]
+            selected[len(drawing) :] = 0
+            num_draws = self._write_draws(host, places, drawing, lines[samples], sources[samples], first_target)
         end = self._write_table(host, places, lines, shape)
         self._device[:end].copy_(self._hosts[self._turn][:end], non_blocking=True)
         if sent is not None:
             sent.record()
         return num_draws
+
+    def _write_rows(
+        self,
+        part: np.ndarray,
+        known: list[int] | None,
+        positions: np.ndarray,
+        lines: np.ndarray,
+        firsts: np.ndarray | slice,
+        sources: np.ndarray,
+    ) -> None:
+        """Write what each row is and where it lies.
+
+        known:    [N] rows of the joint table; None: all are on the device, as are those with a source.
+        lines:    [N] of the rows' sequences.
+        firsts:   the first row of each chunk.
+        sources:  of these.
+        """
+        rows, used = part.reshape(4, -1), len(positions)
+        rows[0, :used] = 0 if known is None else known
+        rows[1, :used] = -1
+        rows[1, firsts] = sources
+        rows[2, :used] = positions
+        pages, places = np.divmod(positions, self._block_tokens)
+        rows[3, :used] = self._table.pages[lines, pages] * self._block_tokens + places
+        if used < rows.shape[1]:
+            rows[:, used:] = self._padding_row
 
     def _write_draws(
         self,
@@ -200,27 +219,30 @@ class StepInputs:
         places: _Columns,
         drawing: tuple[Sequence, ...],
         lines: np.ndarray,
-        is_ahead: np.ndarray,
+        sources: np.ndarray,
         first_target: int,
     ) -> int:
         count, table = len(drawing), self._table
+        is_ahead = sources >= 0
         draws = host[places.draws].reshape(3, -1)
         steps = table.counts[lines] + is_ahead
-        draws[0, :count] = np.where(is_ahead, table.drawn_at[lines], -1)
+        draws[0, :count] = sources
         draws[1, :count] = np.arange(first_target, first_target + count)
         draws[2, :count] = steps
-        draws[:, count:] = [[-1], [len(self._drawn) - 1], [0]]
         fixed = host[places.fixed].reshape(-1, 4)
         fixed[:count] = table.fixed[lines]
-        fixed[count:] = _PADDING_DRAW
         blocked = host[places.blocked].reshape(-1, _BLOCKED_EDGES)
         blocked[:count] = table.blocked(drawing, lines, steps)
-        blocked[count:] = 0
         window = host[places.window].reshape(-1, self._win_size)
-        window[:count] = table.window[lines]
+        history = table.window[lines]
         # What is drawn last comes from the device.
-        window[:count][is_ahead, :-1] = window[:count][is_ahead, 1:]
-        window[count:] = -1
+        history[is_ahead, :-1] = history[is_ahead, 1:]
+        window[:count] = history
+        if count < len(fixed):
+            draws[:, count:] = self._padding_draw
+            fixed[count:] = _PADDING_DRAW
+            blocked[count:] = 0
+            window[count:] = -1
         table.drawn_at[lines] = draws[1, :count]
         return count
 
