@@ -58,12 +58,19 @@ WORDS = [
 ]
 
 
-def settings_for(model_dir: Path, first_hop_tokens: int) -> Settings:
+ALONE = {"flow_graphs": 6}  # a stream by itself needs no other sizes
+
+
+def settings_for(model_dir: Path, first_hop_tokens: int, *, is_first: bool) -> Settings:
     return Settings(
         model=ModelSettings(model_dir=model_dir, device="cuda"),
         llm=LLMSettings(max_running=512, max_total_tokens=262144, graph_max_batch_size=256),
         acoustic=AcousticSettings(
-            first_hop_tokens=first_hop_tokens, max_batch=64, prompt_cache_mb=4096, stream_cache_mb=32768
+            first_hop_tokens=first_hop_tokens,
+            max_batch=64,
+            prompt_cache_mb=4096,
+            stream_cache_mb=32768,
+            **({} if is_first else ALONE),
         ),
         engine=EngineSettings(max_concurrent_requests=4096),
     )
@@ -106,14 +113,14 @@ def line(name: str, summary: Summary) -> str:
 
 
 def measure(engine: TTSEngine, arguments: argparse.Namespace, is_first: bool) -> Iterator[tuple[str, Summary]]:
-    """The figures of one engine; those that hardly depend on the first hop only of the first engine."""
+    """The figures of one engine; of all but the first only those of a stream by itself."""
     five_s = text_of(5.0, engine)
     yield "idle", load(engine, five_s, stream=True, workers=1, num_requests=20)
+    if not is_first:
+        return
     seconds = {"duration_s": arguments.seconds}
     for rate in arguments.rates:
         yield f"open {rate:g}/s", load(engine, five_s, stream=True, mode="open", rate_hz=rate, **seconds)
-    if not is_first:
-        return
     for count in arguments.listeners:
         yield f"{count} listeners", load(engine, five_s, stream=True, mode="listeners", workers=count, **seconds)
     for workers in arguments.offline:
@@ -137,19 +144,20 @@ def main() -> None:
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "runs": {}}
     for first_hop in arguments.first_hop:
-        start_s = time.perf_counter()
-        with TTSEngine.load(settings_for(arguments.model_dir, first_hop)) as engine:
+        start_s, is_first = time.perf_counter(), first_hop == arguments.first_hop[0]
+        with TTSEngine.load(settings_for(arguments.model_dir, first_hop, is_first=is_first)) as engine:
             loaded_s = time.perf_counter() - start_s
             engine.warm_up()
             warm_s = time.perf_counter() - start_s
             print(f"first hop {first_hop}: loaded in {loaded_s:.1f} s, warm after {warm_s:.1f} s", flush=True)
             report[f"start_first_hop_{first_hop}"] = {"loaded_s": round(loaded_s, 1), "warm_s": round(warm_s, 1)}
-            for name, summary in measure(engine, arguments, first_hop == arguments.first_hop[0]):
+            for name, summary in measure(engine, arguments, is_first):
                 report["runs"][f"{name}, first hop {first_hop}"] = asdict(summary)
                 print(line(f"{name}, first hop {first_hop}", summary), flush=True)
                 if arguments.output:  # each run is kept, also when a later one does not end
                     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
-            report["stage_costs"], report["health"] = engine.stage_costs, engine.health()
+            if is_first:
+                report["stage_costs"], report["health"] = engine.stage_costs, engine.health()
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 
