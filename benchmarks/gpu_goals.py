@@ -58,7 +58,7 @@ WORDS = [
 ]
 
 
-ALONE = {"flow_graphs": 6}  # a stream by itself needs no other sizes
+ALONE = 6  # recorded sizes of flow calls: a stream by itself needs no others
 
 
 def settings_for(model_dir: Path, first_hop_tokens: int, *, is_first: bool) -> Settings:
@@ -70,7 +70,7 @@ def settings_for(model_dir: Path, first_hop_tokens: int, *, is_first: bool) -> S
             max_batch=64,
             prompt_cache_mb=4096,
             stream_cache_mb=32768,
-            **({} if is_first else ALONE),
+            flow_graphs=AcousticSettings().flow_graphs if is_first else ALONE,
         ),
         engine=EngineSettings(max_concurrent_requests=4096),
     )
