@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from light_tts.acoustic.vocoder_pool import StatePool
-from light_tts.models.nets.hift_packed import CarriedTails, PackedHift
+from light_tts.models.nets.hift_packed import PackedHift
+from light_tts.models.nets.hift_surroundings import CarriedTails, TailLayout, TailProbe
 from light_tts.types import MEL_BINS
 
 # Columns of the integers that describe a row.
@@ -29,28 +30,25 @@ class CausalStep:
         self._lookahead = net.generator.lookahead
         self.kept_frames = self._f0_lookahead + self._lookahead
         self._old_source = net.fourier.margin + self._lookahead * self._hop
-        self._sizes = self._measure()
+        self._pitch_tails, self._speech_tails = self._layouts()
 
-    def _measure(self) -> tuple[int, int]:
-        """Values that the layers of pitch predictor and generator carry; asked by running them on one frame."""
+    def _layouts(self) -> tuple[TailLayout, TailLayout]:
+        """Of what pitch predictor and generator carry; asked by running them on one frame."""
         net, device = self._packed.net, self._packed.net.device
-        frames = torch.ones(1, dtype=torch.int64, device=device)
-        many = torch.zeros(1, 2**22, device=device)
-        pitch, speech = CarriedTails(many, frames), CarriedTails(many, frames)
+        pitch, speech = TailProbe(device), TailProbe(device)
         self._packed.f0(torch.zeros(1, 1 + self._f0_lookahead, MEL_BINS, device=device), pitch)
-        bins = net.fourier.n_fft + 2
-        spectra = torch.zeros(1, self._rate + 1, bins, device=device)
+        spectra = torch.zeros(1, self._rate + 1, net.fourier.n_fft + 2, device=device)
         mel = torch.zeros(1, 1 + self._lookahead, MEL_BINS, device=device)
         self._packed.generate(mel, spectra, speech, torch.ones(1, dtype=torch.bool, device=device))
         speech.tail(spectra, self._rate + 1, self._rate)
-        return pitch.num_values, speech.num_values
+        return TailLayout(pitch.layers, device), TailLayout(speech.layers, device)
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """What a stream carries; see `CausalState`."""
         return {
             "mel": ((self.kept_frames, MEL_BINS), torch.float32),
-            "pitch_tail": ((self._sizes[0],), torch.float32),
-            "speech_tail": ((self._sizes[1],), torch.float32),
+            "pitch_tail": ((self._pitch_tails.num_values,), torch.float32),
+            "speech_tail": ((self._speech_tails.num_values,), torch.float32),
             "phases": ((self._packed.net.harmonics,), torch.float64),
             "source": ((self._old_source,), torch.float32),
         }
@@ -77,13 +75,13 @@ class CausalStep:
             mel[:, : length + self._f0_lookahead],
             mel[:, self._lookahead : self._lookahead + length + self._f0_lookahead],
         )
-        tails = CarriedTails(_unless_first(pool.read("pitch_tail", slots), is_first), pitched)
+        tails = CarriedTails(self._pitch_tails, _unless_first(pool.read("pitch_tail", slots), is_first), pitched)
         f0 = packed.f0(pitch_mel, tails)
         carried = _unless_first(pool.read("phases", slots), is_first)
         phases = packed.net.m_source.accumulate(f0, carried)
         source = packed.source(f0, phases, pitched, table_rows, self._table)
         window, old_source = self._windows(source, pool.read("source", slots), pitched, generated, is_first)
-        speech = CarriedTails(_unless_first(pool.read("speech_tail", slots), is_first), generated)
+        speech = CarriedTails(self._speech_tails, _unless_first(pool.read("speech_tail", slots), is_first), generated)
         post = packed.generate(mel[:, : length + self._lookahead], packed.spectra(window), speech, is_first)
         samples = self._samples(packed.spectrum(post), speech, generated)
         pool.write("mel", slots, _slice(mel, generated, self.kept_frames))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from light_tts.acoustic.vocoder_overlap import OVERLAP_FRAMES, Crossfade
 from light_tts.acoustic.vocoder_pool import StatePool
-from light_tts.models.nets.hift_packed import Edges, PackedHift
+from light_tts.models.nets.hift_packed import PackedHift
+from light_tts.models.nets.hift_surroundings import Edges
 from light_tts.types import MEL_BINS
 
 # Columns of the integers that describe a row.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from light_tts.acoustic.vocoder_pool import StatePool
@@ -25,6 +25,7 @@ def values(pool, slot):
 
 
 @given(st.lists(st.sets(st.integers(0, 6), min_size=1, max_size=3), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
 def test_every_call_finds_the_states_of_its_streams(calls):
     pool = pool_of(3)
     addresses = {name: tensor.data_ptr() for name, tensor in pool.tensors.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from light_tts.acoustic.vocoder_causal_rows import CausalRows
@@ -34,6 +34,7 @@ def test_the_catalogue_is_small_and_begins_with_the_largest(kind):
 
 @BOTH
 @given(data=st.data())
+@settings(max_examples=50, deadline=None)
 def test_whatever_is_decoded_together_is_in_the_catalogue(kind, data):
     """Also with fewer rows: the engine never joins more than `max_batch`."""
     ladder = LADDERS[kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, conv_
 from light_tts.models.nets.hift import LAST_LEAKY_SLOPE, MAX_MAGNITUDE, HiftNet
 from light_tts.models.nets.hift_istft import OVERLAP
 from light_tts.models.nets.hift_layers import Conv, ResBlock, Snake, Upsample, conv_time_major
+from light_tts.models.nets.hift_surroundings import Surroundings
 
 
 class HiftKernels(NamedTuple):
@@ -50,72 +51,6 @@ def triton_kernels() -> HiftKernels:
     from light_tts.kernels.hift_conv_triton import conv, snakes
 
     return HiftKernels(conv, snakes, harmonic_source)
-
-
-class Surroundings(Protocol):
-    """What is around the new steps of each row: the other side of a piece, or zeros."""
-
-    def ends(self, rate: int, extra: int = 0) -> Tensor | None:
-        """[B] int64 steps of each row at `rate` steps per frame; None when what lies behind cannot do harm."""
-
-    def tail(self, x: Tensor, width: int, rate: int) -> Tensor | None:
-        """[B, width, C]: the steps before x [B, T, C], whose own last ones are remembered; None: zeros."""
-
-
-class Edges:
-    """Zeros on both sides of each row. frames: [B] int64."""
-
-    def __init__(self, frames: Tensor) -> None:
-        self._frames = frames
-
-    def ends(self, rate: int, extra: int = 0) -> Tensor | None:
-        """See Surroundings."""
-        return self._frames * rate + extra
-
-    def tail(self, x: Tensor, width: int, rate: int) -> Tensor | None:
-        """See Surroundings."""
-        return None
-
-
-class CarriedTails:
-    """Left contexts of all layers, asked for in the order in which they run: one flat vector per stream.
-
-    carried:  [B, S] float32, zeros for streams that start.
-    frames:   [B] int64, new frames of each row.
-    """
-
-    def __init__(self, carried: Tensor, frames: Tensor) -> None:
-        self._carried, self._frames = carried, frames
-        self._offset = 0
-        self._new: list[Tensor] = []
-
-    def ends(self, rate: int, extra: int = 0) -> Tensor | None:
-        """See Surroundings: causal layers do not look back from behind the end."""
-        return None
-
-    def tail(self, x: Tensor, width: int, rate: int) -> Tensor | None:
-        """See Surroundings."""
-        if width == 0:
-            return None
-        batch, _, channels = x.shape
-        size = width * channels
-        before = self._carried[:, self._offset : self._offset + size].view(batch, width, channels)
-        self._offset += size
-        # Short pieces leave part of the old tail in place.
-        steps = (self._frames * rate)[:, None] + torch.arange(width, device=x.device) - width
-        old = before.gather(1, (steps + width).clamp(0, width - 1)[:, :, None].expand(-1, -1, channels))
-        new = x.gather(1, steps.clamp_min(0)[:, :, None].expand(-1, -1, channels)).float()
-        self._new.append(torch.where((steps >= 0)[:, :, None], new, old).flatten(1))
-        return before
-
-    def packed(self) -> Tensor:
-        """[B, S] the contexts after this call."""
-        return torch.cat(self._new, dim=1)
-
-    @property
-    def num_values(self) -> int:
-        """S, once all layers have asked."""
-        return self._offset
 
 
 class _PackedConv(NamedTuple):
@@ -187,7 +122,8 @@ class PackedHift:
 
     def f0(self, mel: Tensor, around: Surroundings) -> Tensor:
         """mel [B, M (+ lookahead), 80] float32 -> f0 [B, M] Hz. Float32 throughout, never TF32: errors add up."""
-        x = mel
+        x, ends = mel, around.ends(1)
+        inside = None if ends is None else _inside(x, ends)
         for index, (matrix, bias, kernel, width) in enumerate(self._f0_convs):
             if width:
                 before = around.tail(x, width, 1)
@@ -197,9 +133,8 @@ class PackedHift:
             steps = x.shape[1] - kernel + 1
             windows = torch.cat([x[:, tap : tap + steps] for tap in range(kernel)], dim=2)
             x = F.elu(torch.addmm(bias, windows.flatten(0, 1), matrix).view(len(x), steps, -1))
-            ends = around.ends(1)
-            if ends is not None and index < len(self._f0_convs) - 1:
-                x = _clear(x, ends)
+            if inside is not None and index < len(self._f0_convs) - 1:
+                x = x * inside
         return F.linear(x, *self._classifier).squeeze(2).abs()
 
     def source(
@@ -281,7 +216,7 @@ class PackedHift:
         x = spectra if tail is None else torch.cat([tail, spectra], dim=1)
         y = conv_time_major(x, *self._downs[stage], conv.stride, conv.both_sides, conv.dilation)
         ends = around.ends(rate, extra)
-        return y.contiguous() if ends is None else _clear(y, ends).contiguous()
+        return y.contiguous() if ends is None else (y * _inside(y, ends)).contiguous()
 
     def _source_block(
         self, stage: int, source: Tensor, x: Tensor, around: Surroundings, rate: int, extra: int
@@ -351,6 +286,6 @@ def _unfolded(conv: Conv) -> tuple[Tensor, Tensor, int, int]:
     return matrix, conv.bias.detach().float(), kernel, conv.left
 
 
-def _clear(x: Tensor, ends: Tensor) -> Tensor:
-    """x [B, T, C] with zeros from each row's end [B] on."""
-    return x * (torch.arange(x.shape[1], device=x.device) < ends[:, None])[:, :, None]
+def _inside(x: Tensor, ends: Tensor) -> Tensor:
+    """[B, T, 1] bool: which steps of x [B, T, C] come before each row's end [B]."""
+    return (torch.arange(x.shape[1], device=x.device) < ends[:, None])[:, :, None]

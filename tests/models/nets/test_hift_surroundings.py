@@ -1,0 +1,56 @@
+"""Left contexts of many layers in one vector: what each layer finds is what the pieces before ended with."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from light_tts.models.nets.hift_surroundings import CarriedTails, Edges, TailLayer, TailLayout, TailProbe
+
+CPU = torch.device("cpu")
+LAYERS = [TailLayer(2, 5, 1), TailLayer(7, 3, 2), TailLayer(1, 4, 2), TailLayer(20, 2, 6)]
+TYPES = [torch.float32, torch.float16, torch.float16, torch.float32]
+
+
+@given(
+    pieces=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=6), padding=st.integers(0, 3)
+)
+@settings(max_examples=30, deadline=None)
+def test_each_layer_finds_the_last_steps_of_its_stream(pieces, padding):
+    """Two streams with pieces of different lengths, also shorter than a context."""
+    layout = TailLayout(LAYERS, CPU)
+    carried = torch.zeros(2, layout.num_values)
+    past = [torch.zeros(2, layer.width, layer.channels) for layer in LAYERS]
+    for lengths in pieces:
+        tails = CarriedTails(layout, carried, torch.tensor(lengths))
+        for index, (layer, dtype) in enumerate(zip(LAYERS, TYPES, strict=True)):
+            x = torch.randn(2, (max(lengths) + padding) * layer.rate, layer.channels).to(dtype)
+            before = tails.tail(x, layer.width, layer.rate)
+            assert before is not None
+            torch.testing.assert_close(before, past[index], rtol=0, atol=0)
+            rows = [torch.cat([past[index][row], x[row, : lengths[row] * layer.rate].float()]) for row in range(2)]
+            past[index] = torch.stack([row[-layer.width :] for row in rows])
+        carried = tails.packed()
+        assert carried.dtype is torch.float32
+
+
+def test_the_probe_learns_the_layout():
+    probe = TailProbe(CPU)
+    assert probe.tail(torch.zeros(1, 4, 3), 0, 1) is None
+    for layer in LAYERS:
+        zeros = probe.tail(torch.zeros(1, 9, layer.channels), layer.width, layer.rate)
+        assert zeros is not None
+        assert zeros.shape == (1, layer.width, layer.channels)
+        assert not zeros.any()
+    assert probe.layers == LAYERS
+    assert TailLayout(probe.layers, CPU).num_values == 10 + 21 + 4 + 40
+
+
+def test_ends_are_computed_once_for_each_rate():
+    edges = Edges(torch.tensor([3, 5]))
+    ends = edges.ends(8, 1)
+    assert ends is not None
+    assert ends.tolist() == [25, 41]
+    assert edges.ends(8, 1) is ends
+    assert edges.tail(torch.zeros(2, 3, 4), 2, 8) is None
