@@ -7,6 +7,9 @@ decode   milliseconds per step of B sequences with contexts of 250 to 350 rows: 
 prefill  milliseconds from B new prompts to their first ids
 mixed    a step in which prompts join sequences that decode
 kernels  of one recorded step, and those that take longest
+
+With --host, on any machine: milliseconds of its own time that the engine's thread takes for a step of B sequences whose
+replay does nothing. With the built-in model, whose size is no matter.
 """
 
 from __future__ import annotations
@@ -25,15 +28,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from light_tts.assets import builtin_model_dir
 from light_tts.bench.machine import describe_machine
 from light_tts.llm.cuda_graph import GraphRecorder
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
+from light_tts.llm.padded_steps import PaddedSteps
 from light_tts.llm.pending import PendingDraws
 from light_tts.llm.step_inputs import StepShape
 from light_tts.models.family import family_named
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import SamplingDefaults
+from light_tts.models.model_dir import ModelDirectory
 from light_tts.models.nets.matrix import MakeMatrix
 from light_tts.models.nets.speech_lm import SpeechLM
 from light_tts.models.random_weights import PUBLISHED_BACKBONE
@@ -211,6 +217,38 @@ def replay_ms(replay: Any, repeats: int = 30) -> float:
     return start.elapsed_time(end) / repeats
 
 
+def host_ms(batches: list[int], repeats: int = 8, num_steps: int = 50) -> dict[int, float]:
+    """Milliseconds of the loop's thread per step, the least of `repeats`."""
+    directory, result = ModelDirectory.open(builtin_model_dir()), {}
+    style = next(iter(directory.styles))
+    lm = directory.load_llm(style, dtype=torch.float32, device=torch.device("cpu"))
+    for batch in batches:
+        bench = Bench(lm)
+        runner = bench.engine._runner
+        runner._padded = padded = PaddedSteps(
+            runner.cache,
+            lambda views: lambda: None,
+            win_size=runner._sampler.win_size,
+            most_rows=256,
+            most_packed_rows=512,
+            most_running=256,
+            most_tokens=1024,
+        )
+        padded._drawn.random_(0, lm.ids.num_codes)
+        bench.submit(batch, 250)
+        while bench.engine.stats().running < batch:
+            bench.engine.step()
+        times = []
+        for _ in range(repeats):
+            start_s = time.thread_time()
+            for _ in range(num_steps):
+                bench.engine.step()
+            times.append((time.thread_time() - start_s) / num_steps * 1e3)
+        assert bench.engine.stats().running == batch, "a run ended while it was measured"
+        result[batch] = round(min(times), 3)
+    return result
+
+
 def _sync() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -224,8 +262,12 @@ def main() -> None:
     parser.add_argument("--overlap", action="store_true", help="with overlap_kernels")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--no-profile", action="store_true")
+    parser.add_argument("--host", action="store_true", help="what the host does for a step; needs no GPU")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.host:
+        print(json.dumps(host_ms(arguments.batches), indent=1))
+        return
     device = torch.device("cuda")
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine()}
     with torch.inference_mode():
