@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from light_tts.acoustic import vocoder_graph
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob
 from light_tts.acoustic.vocoder_graph import VocoderGraphs
 from light_tts.errors import EngineFailure
@@ -178,6 +180,57 @@ def test_compiling_changes_no_stream(kind):
     compare(kind, [[first, last]], [schedule])
 
 
+class Replay:
+    """In place of a CUDA graph: computes again, between the same tensors."""
+
+    def __init__(self, compute, *_):
+        self.replay = compute
+        compute()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """What recording asks of a GPU, without one."""
+    for name in ("empty_cache", "reset_peak_memory_stats", "graph_pool_handle", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: object())
+    for name in ("memory_reserved", "memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: SimpleNamespace(synchronize=lambda: None))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(vocoder_graph, "record_graph", Replay)
+
+
+@BOTH
+def test_recorded_calls_work_between_tensors_that_stay(kind, no_gpu, monkeypatch):
+    vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS)
+    monkeypatch.setattr(vocoder, "catalogue", lambda *_: [(4, 64), (1, 64), (1, 32)])
+    vocoder.capture(4)
+    mel = MELS[kind].repeat(1, 6)
+    schedules = [
+        [[piece] for piece in cut(mel[:, 5 * row :], sizes)] for row, sizes in enumerate(((44, 50, 7), (20, 50)))
+    ]
+    schedules.append([[mel[:, :150]]])  # of no recorded size
+    compare(kind, together(vocoder, schedules), schedules)
+    assert vocoder.num_graphs == 3
+
+
+@BOTH
+def test_without_memory_for_more_recordings_calls_are_computed(kind, no_gpu, monkeypatch, caplog):
+    def no_memory(compute, *_):
+        if vocoder.num_graphs == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Replay(compute)
+
+    vocoder = VocoderGraphs(NETS[kind], PLAIN_KERNELS)
+    monkeypatch.setattr(vocoder_graph, "record_graph", no_memory)
+    monkeypatch.setattr(vocoder, "catalogue", lambda *_: [(1, 128), (1, 64), (1, 32)])
+    vocoder.capture()
+    assert vocoder.num_graphs == 1
+    assert "no more vocoder calls are recorded" in caplog.text
+    schedule = [[piece] for piece in cut(MELS[kind].repeat(1, 6), (44, 50, 12))]
+    compare(kind, together(vocoder, [schedule]), [schedule])
+
+
 @pytest.mark.gpu
 @BOTH
 @pytest.mark.parametrize(
@@ -197,9 +250,10 @@ def test_recorded_calls_agree_with_the_cpu(kind, dtype, may_round, most_error):
     schedules = [[[piece] for piece in cut(mel[:, 5 * row :], row_sizes)] for row, row_sizes in enumerate(sizes)]
     with tf32(may_round):
         vocoder = VocoderGraphs(load(kind, "cuda"), triton_kernels(), dtype=dtype)
+        vocoder.capture(4)
         found = together(vocoder, schedules)
         alone = together(vocoder, schedules[:1])
-    assert vocoder.num_graphs > 0
+    assert vocoder.num_graphs == len(vocoder.catalogue(4)), "all of it ahead, and nothing in service"
     for seed, (mine, schedule) in enumerate(zip(found, schedules, strict=True)):
         expected = torch.cat(plain(kind, schedule, seed))
         mine = torch.cat(mine)
