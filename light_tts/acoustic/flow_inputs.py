@@ -13,10 +13,12 @@ from torch import Tensor
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_pages import PagedStates
 from light_tts.acoustic.flow_sizes import MOST_ROWS, CallSize
+from light_tts.acoustic.flow_states import GUIDANCE_ROWS
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS
 
 EVERYTHING = 1 << 20  # tokens of a chunk when every step sees every step
+_STACKED = 4  # mels that the estimator reads of a frame
 _GIVEN, _NUM_TOKENS, _FIRST_TOKEN, _NUM_PAST, _CHUNK, _GUIDANCE, _NUM_COUNTS = range(7)
 
 
@@ -26,7 +28,8 @@ class InputMemory:
     rows:    of the largest call.
     chunks:  rows x chunks of the largest call; default: the longest utterance.
 
-    Flat: packed [..] int32, cond and mel [..] float32, the first two on the host and the device; speaker [rows, 80].
+    Flat: packed [..] int32, cond and mel [..] float32, the first two on the host and the device; stacked [..] in the
+    network's precision; speaker [rows, 80].
     """
 
     def __init__(self, net: FlowNet, *, rows: int = MOST_ROWS, chunks: int | None = None) -> None:
@@ -40,6 +43,8 @@ class InputMemory:
         self.cond_host = torch.zeros(num_values, pin_memory=is_cuda)
         self.packed = torch.zeros(num_packed, dtype=torch.int32, device=net.device)
         self.cond, self.mel = (torch.zeros(num_values, device=net.device) for _ in range(2))
+        num_stacked = GUIDANCE_ROWS * _STACKED * num_values
+        self.stacked = torch.zeros(num_stacked, dtype=net.dtype, device=net.device)
         self.speaker = torch.zeros(rows, MEL_BINS, device=net.device)
         self.num_cond = 0  # values of `cond`, the first ones, that may not be zero
         self.sent = torch.cuda.Event() if is_cuda else None  # after the last copy out of the host's tensors
@@ -57,6 +62,7 @@ class FlowInputs:
     cond:     [R, M, 80] float32, the prompt's mel where the new frames lie inside it, else zeros.
     speaker:  [R, 80] float32.
     mel:      [R, M, 80] float32, room for the result.
+    stacked:  [2R, M, 320] in the network's precision, room for what the estimator reads: state, mu, speaker, cond.
     """
 
     def __init__(self, net: FlowNet, size: CallSize, memory: InputMemory | None = None) -> None:
@@ -78,6 +84,8 @@ class FlowInputs:
         self.cond, self.mel = (
             flat[:num_values].view(size.rows, self.num_frames, MEL_BINS) for flat in (memory.cond, memory.mel)
         )
+        stacked = memory.stacked[: GUIDANCE_ROWS * _STACKED * num_values]
+        self.stacked = stacked.view(GUIDANCE_ROWS * size.rows, self.num_frames, _STACKED * MEL_BINS)
         self.speaker = memory.speaker[: size.rows]
 
     @property

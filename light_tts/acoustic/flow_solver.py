@@ -39,15 +39,15 @@ class FusedSolver:
         inputs, x = self._inputs, self._inputs.mel
         conditioned = self._net.estimator.static_inputs(mu, inputs.speaker, inputs.cond)
         static = torch.cat([conditioned, torch.zeros_like(conditioned)])
-        self._given = torch.cat([x.repeat(2, 1, 1), static], dim=-1).to(self._net.dtype)
+        inputs.stacked.copy_(torch.cat([x.repeat(2, 1, 1), static], dim=-1))
         self._guidance = inputs.guidance.contiguous()
         self._prepared = self._fused.prepare(context)
         self._context = context
 
     def step(self, time: Tensor, size: Tensor) -> None:
         """See Solver."""
-        velocity = self._fused(self._given, time, self._context, self._prepared)
-        self._kernels.euler_step(self._inputs.mel, velocity, self._guidance, size, self._given)
+        velocity = self._fused(self._inputs.stacked, time, self._context, self._prepared)
+        self._kernels.euler_step(self._inputs.mel, velocity, self._guidance, size, self._inputs.stacked)
 
 
 class PlainSolver:
