@@ -76,6 +76,9 @@ NO_EVENTS = NoEvents()
 class StartProgress(Protocol):
     """A listener while an engine starts. Called on the thread that records, one part after the other."""
 
+    def compiled(self, what: str, done: int, total: int) -> None:
+        """So many of the kernels of a stage have been compiled."""
+
     def recorded(self, what: str, done: int, total: int) -> None:
         """So many of the calls of a stage have been recorded."""
 
@@ -85,6 +88,9 @@ class StartProgress(Protocol):
 
 class NoProgress:
     """Listens to nothing."""
+
+    def compiled(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
 
     def recorded(self, what: str, done: int, total: int) -> None:
         """Nothing."""

@@ -1,4 +1,4 @@
-"""What a start still has to record, as a bar on a terminal; elsewhere the log's line of each part is enough."""
+"""What a start has still to compile or record, as a bar on a terminal; elsewhere the log's lines will do."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ class TerminalProgress:
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
+    def compiled(self, what: str, done: int, total: int) -> None:
+        """See StartProgress."""
+        self._advance(f"compiling kernels of the {what}", done, total)
+
     def recorded(self, what: str, done: int, total: int) -> None:
         """See StartProgress."""
+        self._advance(f"recording the {what}", done, total)
+
+    def _advance(self, what: str, done: int, total: int) -> None:
         if self._bar is None or what != self._what:
             self.close()
             self._what = what
@@ -37,7 +44,7 @@ class TerminalProgress:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task(f"recording the {what}", total=total)
+            self._task = self._bar.add_task(what, total=total)
         self._bar.update(self._task, completed=done)
         if done >= total:
             self.close()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from light_tts.events import StartProgress
+from light_tts.kernels.compile_ahead import compile_ahead
 from light_tts.llm.padded_step import PaddedStep
 from light_tts.llm.step_inputs import StepViews
 from light_tts.models.device_errors import is_device_lost
@@ -69,6 +71,17 @@ class GraphRecorder:
         replay: Callable[[], None] = graph.replay
         return replay
 
+    def prepare(self, progress: StartProgress, views_of_steps: Iterable[StepViews]) -> None:
+        """Compile the kernels of all steps that will be recorded; see `padded_steps.Prepare`."""
+
+        def meet_kernels() -> None:
+            for views in views_of_steps:
+                for version, most_rows in self._most_rows.items():
+                    if len(views.rows.rows) <= most_rows:
+                        version.compute_briefly(views)
+
+        compile_ahead("language model", meet_kernels, progress)
+
     def _give_up(self, version: PaddedStep, num_rows: int, error: Exception) -> None:
         """Compute no step of so many rows with that version; smaller ones may need less of what was lacking."""
         name = version.kernels.name
@@ -77,14 +90,25 @@ class GraphRecorder:
 
     def _record(self, step: PaddedStep, views: StepViews) -> torch.cuda.CUDAGraph:
         for _ in range(self._warm_up_iterations):
-            step.compute(views)  # compiles kernels and makes handles, which no recording may
-        stream = torch.cuda.current_stream()
-        stream.synchronize()
+            step.compute(views)  # loads kernels and makes handles, which no recording may
+        torch.cuda.current_stream().synchronize()
+        try:
+            return self._captured(step, views)
+        except torch.OutOfMemoryError:
+            # A recording cannot take what the run before it has left in the allocator's cache.
+            torch.cuda.empty_cache()
+            return self._captured(step, views)
+
+    def _captured(self, step: PaddedStep, views: StepViews) -> torch.cuda.CUDAGraph:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # Another thread may be computing at the same time, on a stream of its own.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        # Not the context manager of torch: it would wait for the whole device and empty the allocator's caches each
+        # time. Another thread may be computing meanwhile, on a stream of its own.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
             step.compute(views)
+        finally:
+            graph.capture_end()
         return graph
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class ModelRunner:
         most_tokens:         of one sequence.
         warm_up_iterations:  runs of each step before it is recorded.
         overlaps:            try kernels that are launched before the one before has ended, where the GPU can.
-        progress:            is told of each recorded step.
+        progress:            is told of each compiled kernel and each recorded step.
         """
         if self._has_captured or self._device.type != "cuda":
             return
@@ -120,6 +121,7 @@ class ModelRunner:
                     most_packed_rows=most_packed_rows,
                     most_running=most_running,
                     most_tokens=most_tokens,
+                    prepare=partial(recorder.prepare, progress),
                 )
         # Whatever a compiler of kernels says on a machine that nobody has tried: speech is slower, but there is speech.
         except Exception as error:

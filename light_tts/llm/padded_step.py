@@ -7,11 +7,11 @@ into the residual stream in place. Rounds where the body rounds, or later.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from light_tts.kernels.decoder_rows import rms_norm_plain, silu_mul_plain
 from light_tts.kernels.draw import MAX_TOP_K, DrawRows
@@ -23,6 +23,8 @@ from light_tts.llm.products import FusedProducts, SeparateProducts, can_fuse
 from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import INVALID_TOKEN, Sampler, SamplingBatch
 from light_tts.llm.step_inputs import StepViews
+from light_tts.models.nets.matrix import Matrix
+from light_tts.models.nets.quantized_matrix import QuantizedMatrix
 from light_tts.models.nets.qwen2 import Qwen2Layer
 from light_tts.models.nets.speech_lm import SpeechLM
 
@@ -134,8 +136,15 @@ class PaddedStep:
 
     def compute(self, views: StepViews) -> None:
         """Compute the rows and leave what is drawn after them in `drawn`."""
+        self._compute(views, self._lm.body.layers)
+
+    def compute_briefly(self, views: StepViews) -> None:
+        """The same with one of the layers that are stored alike: every kernel of a step, and nothing that counts."""
+        self._compute(views, {_storage(layer): layer for layer in self._lm.body.layers}.values())
+
+    def _compute(self, views: StepViews, layers: Iterable[nn.Module]) -> None:
         hidden, rotation = self.kernels.embed(views.rows, self._tables)
-        for layer in self._lm.body.layers:
+        for layer in layers:
             assert isinstance(layer, Qwen2Layer)
             hidden = self._advance(layer, hidden, rotation, views.pages)
         if views.selected is not None:
@@ -156,3 +165,12 @@ class PaddedStep:
         if isinstance(pages, DecodePages):
             return self.kernels.decode_attention(query, key_value, rotation, slots, pages, block_tokens)
         return self.kernels.packed_attention(query, key_value, rotation, slots, pages, block_tokens)
+
+
+def _storage(layer: nn.Module) -> tuple[str, ...]:
+    """How the matrices of a layer are stored: which kernels multiply with them."""
+    return tuple(
+        matrix.weights.kind if isinstance(matrix, QuantizedMatrix) else type(matrix).__name__
+        for matrix in layer.children()
+        if isinstance(matrix, Matrix)
+    )

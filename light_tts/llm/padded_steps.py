@@ -7,7 +7,7 @@ same on any device.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -18,6 +18,8 @@ from light_tts.llm.sequence import Sequence
 from light_tts.llm.sequence_table import SequenceTable
 from light_tts.llm.step_inputs import StepInputs, StepShape, StepViews
 
+# Is shown the inputs of all shapes, the one after the other, before the first step is made.
+Prepare = Callable[[Iterable[StepViews]], None]
 # Makes a step over inputs of fixed place: what it returns computes the step, with whatever the inputs then hold.
 Record = Callable[[StepViews], Callable[[], None]]
 
@@ -56,6 +58,7 @@ class PaddedSteps:
         most_packed_rows: int,
         most_running: int,
         most_tokens: int,
+        prepare: Prepare | None = None,
     ) -> None:
         device = cache.device
         self._most_rows, self._most_running = most_rows, most_running
@@ -78,10 +81,10 @@ class PaddedSteps:
             dump_slot=cache.dump_slot,
         )
         # The largest first: the others find their memory in what it leaves behind.
-        self._replays: dict[StepShape, Callable[[], None]] = {}
-        for shape in sorted(shapes, reverse=True):
-            self._inputs.fill([], shape, 0)
-            self._replays[shape] = record(self._inputs.views(shape))
+        shapes.sort(reverse=True)
+        if prepare is not None:
+            prepare(self._padding_only(shape) for shape in shapes)
+        self._replays = {shape: record(self._padding_only(shape)) for shape in shapes}
 
     @property
     def num_shapes(self) -> int:
@@ -108,6 +111,11 @@ class PaddedSteps:
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._table.forget(sequence)
+
+    def _padding_only(self, shape: StepShape) -> StepViews:
+        """Inputs of a step without a sequence in it."""
+        self._inputs.fill([], shape, 0)
+        return self._inputs.views(shape)
 
     def _packed_shape(self, num_rows: int) -> StepShape:
         return StepShape.packed(num_rows, self._most_rows)
