@@ -17,11 +17,15 @@ def shown() -> tuple[TerminalProgress, io.StringIO]:
 
 def test_each_part_has_its_bar():
     progress, page = shown()
+    for done in (1, 2, 3, 4):
+        progress.compiled("language model", done, 4)
     for what, total in (("language model", 3), ("vocoder", 2)):
         for done in range(1, total + 1):
             progress.recorded(what, done, total)
     text = page.getvalue()
+    assert text.index("compiling kernels of the language model") < text.index("recording the language model")
     assert text.index("recording the language model") < text.index("recording the vocoder")
+    assert "4/4" in text
     assert "3/3" in text
     assert "2/2" in text
     assert progress._bar is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,7 @@ from light_tts.acoustic.vocoder_rows import Row, SlotStream, groups_of
 from light_tts.acoustic.vocoder_sizes import MOST_FRAMES, ROWS, Size, recorded_size, rows_for
 from light_tts.errors import EngineFailure
 from light_tts.events import NO_PROGRESS, StartProgress
+from light_tts.kernels.compile_ahead import compile_ahead
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.hift import HiftNet
 from light_tts.models.nets.hift_packed import HiftKernels, PackedHift
@@ -80,9 +81,15 @@ class VocoderGraphs:
 
     @torch.inference_mode()
     def compile(self, max_rows: int = ROWS[-1]) -> None:
-        """Compute the largest and the smallest call, which compiles all kernels; others may be recording meanwhile."""
+        """Compile all kernels and compute the largest and the smallest call; others may be recording meanwhile."""
         sizes = self.catalogue(max_rows)
-        for rows, frames in (sizes[0], sizes[-1]):
+        # Kernels differ with the work of a call, and calls of one row have some of their own.
+        telling = [size for size in sizes if size == sizes[0] or size[0] <= 2]
+        compile_ahead("vocoder", lambda: self._compute_padding(telling))
+        self._compute_padding([sizes[0], sizes[-1]])
+
+    def _compute_padding(self, sizes: Iterable[tuple[int, int]]) -> None:
+        for rows, frames in sizes:
             mel = torch.zeros(rows, frames, MEL_BINS, device=self.net.device)
             self._rows.step(mel, self._padding(rows).to(self.net.device), self._pool)
 

@@ -8,9 +8,8 @@ from light_tts.llm.padded_step import PaddedStep, plain_kernels, triton_kernels
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence_table import SequenceTable
 from light_tts.llm.step_inputs import StepInputs, StepShape
-from light_tts.models.nets.matrix import PlainMatrix
 from tests.llm.test_model_runner import sequence_of
-from tests.llm.tiny_llm import load_tiny
+from tests.llm.tiny_llm import load_tiny, stored_as_on_a_gpu
 
 # Padding rows are computed from whatever lies in memory; the interpreter is numpy, which warns of it.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -37,13 +36,6 @@ def computed(lm, shape, kernels_of):
         PaddedStep(lm, cache, kernels_of(runner._sampler)).compute(inputs.views(shape))
     # Nobody reads the page that takes what padding rows leave.
     return drawn[:num_drawn].tolist(), cache._by_page[:, :-1]
-
-
-def stored_as_on_a_gpu(lm):
-    for matrix in lm.modules():
-        if isinstance(matrix, PlainMatrix):
-            matrix.weight = torch.nn.Parameter(matrix.weight.t().contiguous().t(), requires_grad=False)
-    return lm
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

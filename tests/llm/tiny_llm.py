@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_config import SamplingDefaults
+from light_tts.models.nets.matrix import PlainMatrix
 from light_tts.models.nets.speech_lm import SpeechLM, build_speech_lm
 from light_tts.settings import LLMSettings
 from light_tts.types import FinishReason, LLMPrompt
@@ -26,6 +28,15 @@ def load_tiny(name: str, **placement: Any) -> SpeechLM:
     config = json.loads((GOLDEN / name / "config.json").read_text())
     state = load_file(GOLDEN / name / "llm.safetensors")
     return build_speech_lm(config["qwen2"], state, read_speech_ids(config), **placement)
+
+
+def stored_as_on_a_gpu(lm: SpeechLM) -> SpeechLM:
+    """An output's numbers side by side, as the kernels want them."""
+    for matrix in lm.modules():
+        if isinstance(matrix, PlainMatrix):
+            matrix.weight = torch.nn.Parameter(matrix.weight.t().contiguous().t(), requires_grad=False)
+    lm.head = torch.nn.Parameter(lm.head.contiguous(), requires_grad=False)
+    return lm
 
 
 @dataclass
