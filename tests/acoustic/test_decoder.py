@@ -466,3 +466,45 @@ def test_closing_fails_what_is_open() -> None:
     assert ear.over.is_set()
     assert isinstance(ear.error, EngineFailure)
     assert decoder.num_runs == 0
+
+
+# first audio
+
+
+def note_announcements(decoder: AcousticDecoder, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of the flow to come, whether it was said to be for first audio."""
+    announced: list[bool] = []
+    decode = decoder.flow.decode
+
+    def watched(hops: list[FlowHop]) -> list[torch.Tensor]:
+        announced.append(decoder.computes_first_audio)
+        return decode(hops)
+
+    monkeypatch.setattr(decoder.flow, "decode", watched)
+    return announced
+
+
+def test_the_first_audio_of_a_lone_listener_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with decoding("cosyvoice3_tiny", max_hop_tokens=25) as decoder:
+        announced, after = note_announcements(decoder, monkeypatch), []
+        decoder.on_first_audio = lambda: after.append(decoder.computes_first_audio)
+        ear = Ear()
+        feed(decoder.open(Speech(28, 90, seed=0).job(), ear), tokens_of(90, 0))
+        ear.audio()
+        assert len(announced) > 1
+        assert announced == [True] + [False] * (len(announced) - 1)
+        assert_nothing_left(decoder)
+        assert after == [False]
+
+
+@pytest.mark.parametrize("others_wait", [True, False], ids=["others wait too", "nobody listens"])
+def test_no_other_audio_is_announced(others_wait: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with decoding("cosyvoice3_tiny") as decoder:
+        announced = note_announcements(decoder, monkeypatch)
+        if others_wait:
+            decoder.open(Speech(11, 30, seed=1).job(), Ear())
+        ear = Ear()
+        feed(decoder.open(Speech(28, 66, seed=0, stream=others_wait).job(), ear), tokens_of(66, 0))
+        ear.audio()
+        assert announced
+        assert not any(announced)
