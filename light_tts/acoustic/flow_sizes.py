@@ -116,16 +116,22 @@ class SizeTable:
         self.sight = sight
         self._chunk_frames = chunk_frames
         self._by_cost: list[tuple[int, CallSize]] = []
-        self.cheapest = lru_cache(maxsize=1 << 14)(self._cheapest)
+        self._found = lru_cache(maxsize=1 << 14)(self._find)
 
     def add(self, sizes: Iterable[CallSize]) -> None:
         """Calls of these sizes have been recorded."""
         self._by_cost += [(call_cost(size, self._chunk_frames), size) for size in sizes]
         self._by_cost.sort(key=lambda entry: (entry[0], entry[1].past_pages))
-        self.cheapest.cache_clear()
+        self._found.cache_clear()
 
-    def _cheapest(self, rows: int, chunks: int, past: int) -> tuple[int, CallSize | None]:
+    def cheapest(self, rows: int, chunks: int, past: int) -> tuple[int, CallSize | None]:
         """(cost in frames, the cheapest recorded size that so many rows fit into); None: they must be computed."""
+        cost, size = self._found(rows, chunks, 0)  # which holds nearly any past, and is asked for again and again
+        if size is None or self.sight.takes(size, past):
+            return cost, size
+        return self._found(rows, chunks, past)
+
+    def _find(self, rows: int, chunks: int, past: int) -> tuple[int, CallSize | None]:
         for cost, size in self._by_cost:
             has_room = size.rows >= rows and size.chunks >= chunks
             if has_room and self.sight.takes(size, past):
