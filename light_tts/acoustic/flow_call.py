@@ -104,16 +104,26 @@ class FlowCall:
         self._inputs.fill([], is_chunked=True)  # recording computes, too, and must keep nothing
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            # Compiles and loads kernels and makes handles, which no recording may.
-            self._begin()
-            for slot in range(min(TRIED_STEPS, self._pool.steps)):
-                self._step(slot)
+            self._try()
             stream.synchronize()
         beginning = record_graph(self._begin, memory, stream)
         steps = [record_graph(partial(self._step, slot), memory, stream) for slot in range(self._pool.steps)]
         self._graphs = [beginning, *steps]
         if self.size.rows * self._inputs.num_frames <= _REPLAYED_FRAMES:
             self.replay(self._pool.steps)  # the first time brings graphs to the device, which a listener would wait for
+
+    @torch.inference_mode()
+    def compute_briefly(self) -> None:
+        """Launch each kernel of the call; nothing is kept, and nothing that counts is computed."""
+        self._schedule.load(self._pool.steps)
+        self._inputs.fill([], is_chunked=True)
+        self._try()
+
+    def _try(self) -> None:
+        """Compile and load kernels and make handles, which no recording may."""
+        self._begin()
+        for slot in range(min(TRIED_STEPS, self._pool.steps)):
+            self._step(slot)
 
     def _begin(self) -> None:
         """The body, and what all steps share."""

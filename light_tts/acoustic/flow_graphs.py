@@ -19,6 +19,7 @@ from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue
 from light_tts.acoustic.recording import record_graph
 from light_tts.events import NO_PROGRESS, StartProgress
+from light_tts.kernels.compile_ahead import compile_ahead
 from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
@@ -174,6 +175,7 @@ class PagedRunner:
         wanted = wanted[: max(0, self._most_graphs - len(self._recorded))]
         if not wanted:
             return
+        self._compile(wanted, progress)
         # The largest first: the others find their memory in what it leaves behind.
         largest = max(wanted, key=lambda size: size.rows * size.chunks)
         wanted.sort(key=lambda size: size != largest)
@@ -198,6 +200,22 @@ class PagedRunner:
                 "%d sizes of flow calls are not recorded; they run as several calls, or are computed kernel by kernel",
                 len(wanted) - num_new,
             )
+
+    def _compile(self, sizes: Iterable[CallSize], progress: StartProgress) -> None:
+        """Compile the kernels of calls of these sizes, several at once."""
+        # Kernels differ with the magnitude of a call, and calls of one row have some of their own.
+        kinds = {(size.rows == 1, (size.rows * size.chunks).bit_length()): size for size in sizes}
+
+        def meet_kernels() -> None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            try:
+                with torch.cuda.stream(self._stream):  # what it leaves in the allocator's cache is for the recordings
+                    for size in kinds.values():
+                        self.new_call(size).compute_briefly()
+            finally:
+                self._stream.synchronize()  # the calls that follow write to the same inputs
+
+        compile_ahead("flow", meet_kernels, progress)
 
     def new_call(self, size: CallSize) -> FlowCall:
         """A call of this size that is not recorded."""

@@ -6,12 +6,16 @@ import threading
 import pytest
 import torch
 
+from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.kernels import compile_ahead as module
 from light_tts.kernels.compile_ahead import compile_ahead
-from light_tts.llm.padded_step import PaddedStep, triton_kernels
+from light_tts.kernels.flow_kernels import triton_kernels as flow_kernels
+from light_tts.llm.padded_step import PaddedStep
+from light_tts.llm.padded_step import triton_kernels as step_kernels
 from light_tts.llm.padded_steps import PaddedSteps
 from light_tts.llm.paged_attention import PagedKVCache
 from light_tts.llm.sampler import Sampler
+from tests.acoustic.tiny_flow import layouts, tiny_flow
 from tests.llm.tiny_llm import load_tiny, stored_as_on_a_gpu
 
 
@@ -140,7 +144,8 @@ def test_a_triton_that_breaks_does_not_break_the_start(monkeypatch, caplog):
     assert "ImportError: libtriton.so" in caplog.text
 
 
-def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
+def collected(compiler, monkeypatch):
+    """Where kernels that would be compiled are noted instead."""
     met = set()
 
     def collect(fn, key, **_):
@@ -148,6 +153,11 @@ def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
         return True
 
     monkeypatch.setattr(compiler.runtime, "jit_cache_hook", collect)
+    return met
+
+
+def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
+    met = collected(compiler, monkeypatch)
     lm = stored_as_on_a_gpu(load_tiny("cosyvoice2"))
     config = lm.config
     cache = PagedKVCache(
@@ -156,7 +166,7 @@ def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
     )  # fmt: skip
     sampler = Sampler(win_size=10, tau_r=0.1, head_size=lm.ids.head_size, device=torch.device("cpu"))
     sizes = {"win_size": 10, "most_rows": 16, "most_packed_rows": 64, "most_running": 16, "most_tokens": 32}
-    for version in triton_kernels(lm, sampler)[:-1]:
+    for version in step_kernels(lm, sampler)[:-1]:
         step = PaddedStep(lm, cache, version)
         seen = {}
         for name, compute in (("brief", step.compute_briefly), ("whole", step.compute)):
@@ -166,3 +176,18 @@ def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
             seen[name] = set(met)
         assert seen["brief"] == seen["whole"]
         assert len(seen["whole"]) > 5
+
+
+@layouts
+def test_a_brief_flow_call_meets_all_kernels_of_a_whole_one(compiler, monkeypatch, layout):
+    met = collected(compiler, monkeypatch)
+    steps = 5
+    runner = PagedRunner(tiny_flow(layout, 15), cache_bytes=1 << 24, steps=steps, kernels=flow_kernels(), most_graphs=0)
+    call = runner.new_call(runner.size_for(2, 1, 0))
+    call.compute_briefly()
+    brief = set(met)
+    met.clear()
+    with torch.inference_mode():
+        call.replay(steps)
+    assert brief == met
+    assert len(brief) > 5
