@@ -26,7 +26,7 @@ from light_tts.engine_parts import EngineParts, load_parts
 from light_tts.errors import UnknownModel
 from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, StartProgress
 from light_tts.intake import Intake
-from light_tts.llm.engine import SpeechTokenEngine
+from light_tts.llm.backend import SpeechTokenBackend
 from light_tts.narration import Narration
 from light_tts.phrase_book import PhraseBook, read_templates
 from light_tts.phrase_cache import phrase_key
@@ -260,7 +260,7 @@ class TTSEngine:
     def _complaint(self) -> str | None:
         return self._supervisor.complaint(self.settings.engine.stall_timeout_s)
 
-    def _llm_for(self, model: str) -> SpeechTokenEngine:
+    def _llm_for(self, model: str) -> SpeechTokenBackend:
         if model in ("", "default"):
             return next(iter(self._llms.values()))
         if model not in self._llms:
@@ -285,7 +285,7 @@ class TTSEngine:
         )
 
     def _speak(
-        self, narration: Narration, llm: SpeechTokenEngine, request: SynthesisRequest, prepared: PreparedRequest
+        self, narration: Narration, llm: SpeechTokenBackend, request: SynthesisRequest, prepared: PreparedRequest
     ) -> None:
         narration.stream.stats.text_tokens = sum(len(segment.text_ids) for segment in prepared.segments)
         narration.when_over(self._frontend.hold_voice(prepared.voice_id))
@@ -331,6 +331,6 @@ class TTSEngine:
 
 
 def _start_run(
-    llm: SpeechTokenEngine, prompt: LLMPrompt, request: SynthesisRequest, seed: int, sink: TokenSink, index: int
+    llm: SpeechTokenBackend, prompt: LLMPrompt, request: SynthesisRequest, seed: int, sink: TokenSink, index: int
 ) -> SpeechSource:
     return llm.submit(prompt, sink, seed=seed, run_index=index, sampling=request.sampling, is_live=request.stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,16 +16,19 @@ from light_tts.acoustic.flow_graphs import flow_runner
 from light_tts.acoustic.vocoder import WaveDecoder
 from light_tts.acoustic.vocoder_graph import fastest_vocoder, record_ahead
 from light_tts.assets import builtin_model_dir
+from light_tts.backends import VLLM, check_llm_backend
 from light_tts.events import EngineEvents, StartProgress
 from light_tts.frontend.frontend import Frontend
 from light_tts.gpu_memory import claim_gpu_memory
 from light_tts.half_precision import load_finite_flow, load_finite_vocoder
+from light_tts.llm.backend import SpeechTokenBackend
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.llm.quantization import matrix_maker
 from light_tts.llm.weight_plan import plan_weights
 from light_tts.memory_plan import MB, MemoryPlan, vocoder_slots
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.models.nets.flow_net import FlowNet
+from light_tts.models.nets.speech_lm import SpeechLM
 from light_tts.placement import Placement, place, prepare_cpu, prepare_gpu
 from light_tts.settings import Settings
 
@@ -42,7 +46,7 @@ class EngineParts:
     model_name: str
     placement: Placement
     frontend: Frontend
-    llms: dict[str, SpeechTokenEngine]
+    llms: dict[str, SpeechTokenBackend]
     decoder: AcousticDecoder
     memory: MemoryPlan | None
 
@@ -58,10 +62,12 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
         Path(settings.model.model_dir or builtin_model_dir()),
         styles_outside=settings.model.styles_outside_model_dir,
     )
+    check_llm_backend(settings.llm, directory.styles)
     weights.check_layers(int(directory.backbone["num_hidden_layers"]))
     memory = claim_gpu_memory(settings, directory, placement, weights)
     if memory is not None:
         settings = memory.apply(settings)
+    uses_vllm = settings.llm.llm_backend == VLLM
     make_matrix = matrix_maker(weights, dtype=placement.llm_dtype, device=placement.device)
     with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
         flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
@@ -71,7 +77,7 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
                 directory.load_llm,
                 style,
                 dtype=placement.llm_dtype,
-                device=placement.device,
+                device="cpu" if uses_vllm else placement.device,
                 make_matrix=make_matrix,
             )
             for style in directory.styles
@@ -82,20 +88,14 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
             prompt_alignment=settings.acoustic.prompt_alignment,
             first_hop_tokens=settings.acoustic.first_hop,
         )
-        llms = {
-            style: SpeechTokenEngine(
-                loaded.result(),
-                sampling=directory.sampling,
-                settings=settings.llm,
-                mix_ratio=directory.mix_ratio,
-                events=events,
-            )
-            for style, loaded in lms.items()
-        }
         # Recording waits for the whole device, which a recording on another thread would not survive: all are made on
-        # this thread, while the others load networks and compile kernels.
-        for llm in llms.values():
-            llm.capture(progress)
+        # this thread, while the others load networks and compile kernels. vLLM does as it likes, so it is left alone.
+        if uses_vllm:
+            flow_net.result(), loaded_vocoder.result()
+            start_llm = partial(_vllm_backend, directory, placement, settings, events)
+        else:
+            start_llm = partial(_built_in_backend, directory, settings, events, progress)
+        llms = {style: start_llm(loaded.result()) for style, loaded in lms.items()}
         flow = _flow_decoder(flow_net.result().net, settings)
         vocoder, vocoder_dtype = loaded_vocoder.result()
     acoustic = settings.acoustic
@@ -110,6 +110,24 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
         events=events,
     )
     return EngineParts(settings, directory.name, placement, frontend, llms, decoder, memory)
+
+
+def _built_in_backend(
+    directory: ModelDirectory, settings: Settings, events: EngineEvents, progress: StartProgress, lm: SpeechLM
+) -> SpeechTokenBackend:
+    llm = SpeechTokenEngine(
+        lm, sampling=directory.sampling, settings=settings.llm, mix_ratio=directory.mix_ratio, events=events
+    )
+    llm.capture(progress)
+    return llm
+
+
+def _vllm_backend(
+    directory: ModelDirectory, placement: Placement, settings: Settings, events: EngineEvents, lm: SpeechLM
+) -> SpeechTokenBackend:
+    from light_tts.llm.vllm_backend import VLLMBackend
+
+    return VLLMBackend(lm, sampling=directory.sampling, settings=settings.llm, device=placement.device, events=events)
 
 
 def _load_vocoder(

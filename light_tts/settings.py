@@ -68,6 +68,11 @@ class ModelSettings:
 class LLMSettings:
     """Text ids to speech tokens."""
 
+    llm_backend: Literal["built-in", "vllm"] = setting(
+        "built-in",
+        "what computes the language model; vllm: vLLM, where it is installed, with the same sampling rule and without "
+        "text that arrives in pieces, quantisation and styles",
+    )
     max_running: int = setting(100, "sequences decoded together; further ones queue", ge=1, le=4096)
     max_total_tokens: int = setting(65536, "capacity of the KV cache in tokens", ge=256)
     max_request_tokens: int = setting(8192, "prompt and output tokens of one sequence", ge=64, le=32768)

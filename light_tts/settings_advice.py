@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from light_tts.cpu_affinity import usable_cpus
-from light_tts.settings import Settings
+from light_tts.settings import LLMSettings, Settings
 
 FEWEST_GOOD_FLOW_STEPS = 4
 MOST_STEPS_BETWEEN_ADMISSIONS = 32
 STEP_MS = 10.0  # a decoding step of a busy GPU, for an estimate
+BUILT_IN_ONLY = (
+    "block_tokens", "kv_watermark", "expected_output_tokens", "steps_between_admissions", "graph_max_batch_size",
+    "graph_warmup_iterations", "max_lead_s",
+)  # fmt: skip
 FLOW_CHUNK_TOKENS = 25  # the grid of the flow's attention
 
 
@@ -30,6 +34,10 @@ def advice(settings: Settings) -> list[str]:
         )
     if settings.llm.greedy:
         found.append("greedy: always the most probable speech token, which sounds monotonous and may repeat itself")
+    if settings.llm.llm_backend == "vllm":
+        idle = [name for name in BUILT_IN_ONLY if getattr(settings.llm, name) != getattr(LLMSettings, name)]
+        if idle:
+            found.append(f"{', '.join(idle)}: no effect with llm_backend vllm, which schedules in its own way")
     cores = usable_cpus()
     if settings.server.http_workers > cores:
         found.append(f"http_workers {settings.server.http_workers}: this machine has {cores} processors")

@@ -6,6 +6,7 @@ A name that is spelt like a setting stands here only when it takes other values 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,11 @@ def _fp16(value: bool, _: str) -> Outcome:
 
 
 def _load_vllm(value: bool, _: str) -> Outcome:
-    if value:
-        return Outcome(notes=("is the built-in batched engine of the language model, which is always on",))
-    return Outcome(warnings=(no_effect("the batched engine of the language model is always on"),))
+    if not value:
+        return Outcome({"llm_backend": "built-in"})
+    if importlib.util.find_spec("vllm") is None:
+        return Outcome(notes=("vLLM is not installed; the language model runs on the built-in batched engine",))
+    return Outcome({"llm_backend": "vllm"})
 
 
 def _kv_quant(value: bool, _: str) -> Outcome:
@@ -98,7 +101,7 @@ _LANGUAGE_MODEL = (
             read_cuda_graph_file),
     OldName("fp16", "map", value_spec("fp16", bool), "is llm_dtype float16", _fp16),
     OldName("load_vllm", "map", value_spec("load_vllm", bool),
-            "the built-in batched engine of the language model is always on", _load_vllm),
+            "is llm_backend vllm where vLLM is installed, else the built-in batched engine", _load_vllm),
     OldName("kv_cache_mode", "act", value_spec("kv_cache_mode", str, choices=("auto", "int8"),
             aliases=dict.fromkeys(("none", "fp16", "bf16", "float16", "bfloat16"), "auto")),
             "is kv_cache_dtype", lambda value, _: Outcome({"kv_cache_dtype": value})),

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from light_tts.types import LLMPrompt, SamplingOptions, TokenSink
+
+if TYPE_CHECKING:
+    from light_tts.llm.quantization import LLMMemory
 
 
 class RunHandle(Protocol):
@@ -66,10 +69,14 @@ class SpeechTokenBackend(Protocol):
 
     on_death:      called when the backend broke; its runs have failed with StageLost by then.
     busy_since_s:  of `time.monotonic`: when the step began that is being worked on; None while there is nothing to do.
+    gives_way:     steps wait while it says True, except for commands; `look_again` when it may say something else.
+    memory:        what its weights and its KV cache take.
     """
 
     on_death: Callable[[], None]
     busy_since_s: float | None
+    gives_way: Callable[[], bool]
+    memory: LLMMemory
 
     def start(self) -> None:
         """Begin to work."""
@@ -87,6 +94,9 @@ class SpeechTokenBackend(Protocol):
     @property
     def error(self) -> Exception | None:
         """What broke the backend, if something did."""
+
+    def look_again(self) -> None:
+        """Ask `gives_way` once more. Any thread."""
 
     def submit(
         self,
@@ -119,7 +129,7 @@ class SpeechTokenBackend(Protocol):
     ) -> TextRunHandle:
         """Start a run whose text arrives later (spec: llm, section 8); `prompt.text_ids` is empty.
 
-        Raises as `submit`.
+        Raises as `submit`, and Unsupported where the backend cannot.
         """
 
     def stats(self) -> LLMStats:

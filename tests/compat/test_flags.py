@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,19 @@ def test_words_of_mode_that_name_kernels_have_no_effect() -> None:
     )
 
 
-def test_load_vllm_is_always_on() -> None:
-    assert "always on" in load({"load_vllm": "True"}).notes[0]
-    assert "always on" in load({"load_vllm": "False"}).warnings[0]
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_load_vllm_takes_vllm_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, is_installed: bool) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_installed else None)
+    loaded = load({"load_vllm": "True"})
+    assert loaded.settings.llm.llm_backend == ("vllm" if is_installed else "built-in")
+    assert ["vLLM is not installed" in note for note in loaded.notes] == ([] if is_installed else [True])
+    assert load({"load_vllm": "False"}).settings.llm.llm_backend == "built-in"
+
+
+def test_settings_that_vllm_does_not_know_are_warned_of() -> None:
+    (warning,) = load({"llm_backend": "vllm", "max_lead_s": 4, "graph_max_batch_size": 64}).warnings
+    assert warning.startswith("graph_max_batch_size, max_lead_s: no effect with llm_backend vllm")
+    assert load({"llm_backend": "vllm", "max_running": 8}).warnings == ()
 
 
 def test_another_group_size_is_warned_of() -> None:

@@ -230,5 +230,11 @@ def _pairs_to_neighbours(tensor: Tensor, head_dim: int) -> Tensor:
     return halves.transpose(1, 2).reshape(tensor.shape)
 
 
+def pairs_to_halves(tensor: Tensor, head_dim: int) -> Tensor:
+    """Rows of heads as they are kept here -> as checkpoints have them: first halves of rotary pairs, second halves."""
+    neighbours: Tensor = tensor.unflatten(0, (-1, head_dim // 2, 2))
+    return neighbours.transpose(1, 2).reshape(tensor.shape)
+
+
 def _parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
