@@ -24,6 +24,8 @@ MARGIN_S = 0.05  # a deadline is met when this much is still unplayed: threads, 
 FIRST_MAX_WAIT_S = 1.0  # who waited longer for first audio competes with the streams that run dry
 BUFFERED_MAX_WAIT_S = 2.0  # a buffered request that waited this long counts as a new first chunk
 MAX_BLOCK_S = 0.1  # a call without anyone in a hurry shall not keep a newcomer waiting longer, if it can be helped
+BACKLOG_BLOCK_S = 0.25  # the same where there is more to do than time, or nobody to listen: large calls do more in it
+WORTH_WAITING = 1.05  # a longer call must do so much more per second
 FREE_RIDE = 1.25  # others join an urgent call while it gets no longer than this
 MIN_COALESCE_S, MAX_COALESCE_S = 0.001, 0.003  # under load a first chunk waits for company: a tenth of its call
 WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
@@ -195,14 +197,30 @@ def _serve_hurried(
     num_rows, call_s = _best_call_s(hurried, costs, max_batch)
     head_s = min(each.dry_s for each in hurried[:num_rows]) - MARGIN_S
     limit_s = max(FREE_RIDE * call_s, min(MAX_BLOCK_S, head_s))
+    if _comes_late(hurried, num_rows, call_s):
+        limit_s = max(limit_s, _fullest_call_s([*hurried, *rest], costs, max_batch))
     return Plan(_compose([*hurried, *rest], limit_s, costs, max_batch))
+
+
+def _comes_late(hurried: Sequence[Candidate], num_rows: int, call_s: float) -> bool:
+    """True when some of them run dry although they are served back to back, so many in a call."""
+    return any(
+        (place // num_rows + 1) * call_s > each.dry_s - MARGIN_S
+        for place, each in enumerate(hurried)
+        if each.is_started
+    )
 
 
 def _serve_firsts(
     firsts: Sequence[Candidate], started: Sequence[Candidate], spare: float, costs: CostTable, max_batch: int
 ) -> Plan:
     _, call_s = _best_call_s(firsts, costs, max_batch)
-    limit_s = max(call_s, min(FREE_RIDE * call_s, spare))
+    ride_s = FREE_RIDE * call_s
+    if len(started) >= max_batch:  # a crowd, of which the system must not fall behind for the sake of short calls
+        ride_s = max(ride_s, MAX_BLOCK_S)
+    limit_s = max(call_s, min(ride_s, spare))
+    if all(each.is_buffered for each in firsts):
+        limit_s = max(limit_s, min(_fullest_call_s(firsts, costs, max_batch), spare))
     return Plan(_compose([*firsts, *started], limit_s, costs, max_batch))
 
 
@@ -230,7 +248,8 @@ def _serve_relaxed(
     if not ready or firsts_wait_s > 0.0:
         return Plan((), recheck_s)
     _, call_s = _best_call_s(ready[:max_batch], costs, max_batch)
-    limit_s = min(max(MAX_BLOCK_S, call_s), spare)
+    block_s = MAX_BLOCK_S if started else max(MAX_BLOCK_S, _fullest_call_s(ready, costs, max_batch))
+    limit_s = min(max(block_s, call_s), spare)
     return Plan(_compose(ready, limit_s, costs, max_batch), recheck_s)
 
 
@@ -264,6 +283,19 @@ def _best_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -
             best = total_s, rows, call_s
     assert best is not None, "there is somebody to serve"
     return best[1], best[2]
+
+
+def _fullest_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -> float:
+    """Seconds of the call that does most per second, of at most BACKLOG_BLOCK_S if more than one hop is in it."""
+    best_rate, best_s, frames = 0.0, 0.0, 0
+    for rows, candidate in enumerate(queue[:max_batch], 1):
+        frames = max(frames, candidate.frames)
+        call_s = costs.estimate_s(rows, frames)
+        if rows > 1 and call_s > BACKLOG_BLOCK_S:
+            break
+        if rows / call_s > WORTH_WAITING * best_rate:
+            best_rate, best_s = rows / call_s, call_s
+    return best_s
 
 
 def _compose(queue: Sequence[Candidate], limit_s: float, costs: CostTable, max_batch: int) -> tuple[Pick, ...]:

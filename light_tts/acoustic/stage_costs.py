@@ -18,7 +18,8 @@ class CostTable:
     """Seconds of one call (flow and vocoder) by rows and frames of the longest row.
 
     A bucket that was measured wins. One that was not is guessed from the nearest measured one, scaled along the line
-    `call_s + frame_s * rows * frames` through all that was measured; before anything was, along a guessed line.
+    `call_s + frame_s * rows * frames` through all that was measured; before anything was, along a guessed line. No call
+    costs more than a larger one did: an unlucky measurement, after which its size was never chosen again, would stay.
     """
 
     def __init__(self, measured: Iterable[Measured] = (), *, call_s: float = 0.02, frame_s: float = 0.0005) -> None:
@@ -32,12 +33,13 @@ class CostTable:
         if rows <= 0 or frames <= 0:
             return 0.0
         bucket = _bucket(rows, frames)
-        known = self._measured_s.get(bucket)
-        if known is not None:
-            return known
         estimates_s = self._estimates_s
         if bucket not in estimates_s:
-            estimates_s[bucket] = self._guess_s(bucket)
+            measured_s = self._measured_s
+            known_s = measured_s[bucket] if bucket in measured_s else self._guess_s(bucket)
+            rows, frames = bucket
+            larger_s = (seconds for known, seconds in measured_s.items() if known[0] >= rows and known[1] >= frames)
+            estimates_s[bucket] = min([known_s, *larger_s])
         return estimates_s[bucket]
 
     def observe(self, rows: int, frames: int, seconds: float) -> None:
@@ -63,7 +65,7 @@ class CostTable:
             return _along(self._guess, bucket)
         if line is None:
             line = self._line = _fit(measured_s, self._guess)
-        nearest = min(measured_s, key=lambda known: _distance(known, bucket))
+        nearest = min(measured_s, key=lambda known: (_distance(known, bucket), known))
         return measured_s[nearest] * _along(line, bucket) / _along(line, nearest)
 
 

@@ -13,7 +13,7 @@ from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, SPEAKER_DIM, FlowPrompt
 
 # (rows, speech tokens of each), the most telling first: a chunk, more of them at once, a long hop.
-CALLS = ((1, 25), (2, 25), (4, 25), (1, 100), (8, 25), (16, 25), (4, 100), (16, 100))
+CALLS = ((1, 25), (2, 25), (4, 25), (1, 100), (8, 25), (16, 25), (4, 100), (16, 100), (32, 25), (64, 25), (64, 100))
 BUDGET_S = 2.0
 REPEAT_BELOW_S = 0.1
 

@@ -30,6 +30,7 @@ def table(call_s: float, frame_s: float) -> CostTable:
 
 GPU = table(0.010, 0.000005)  # sixteen rows cost hardly more than one
 CPU = table(0.001, 0.001)  # two rows take twice as long
+CONCAVE = table(0.040, 0.00003)  # a large GPU: 64 rows cost a third of four times 16
 
 candidates = st.lists(
     st.builds(
@@ -118,6 +119,29 @@ def test_a_call_is_as_wide_as_what_it_costs_makes_sensible():
     newcomers = [new(key, 0.1) for key in range(8)]
     assert len(plan(newcomers, GPU, max_batch=16).keys) == 8
     assert len(plan(newcomers, CPU, max_batch=16).keys) == 1
+
+
+def test_a_call_is_full_where_there_is_more_to_do_than_time():
+    late = [started(key, 0.02) for key in range(64)]
+    assert len(plan(late[:8], CONCAVE, max_batch=64).keys) == 8
+    assert len(plan(late, CONCAVE, max_batch=64).keys) == 64
+    in_time = [started(key, 0.3) for key in range(64)]
+    assert len(plan(in_time, CONCAVE, max_batch=64, num_unheard=1).keys) <= 32
+
+
+def test_a_crowd_rides_along_with_newcomers():
+    newcomers = [new(100 + key, 0.1) for key in range(4)]
+    crowd = [started(key, 2.0) for key in range(40)]
+    assert len(plan([*newcomers, *crowd[:10]], CONCAVE, max_batch=32).keys) < 10
+    assert len(plan([*newcomers, *crowd], CONCAVE, max_batch=32).keys) == 32
+
+
+def test_calls_that_nobody_listens_to_are_full():
+    buffered = [Candidate(key, 100, 0.5, None, 1.0, is_buffered=True) for key in range(64)]
+    assert len(plan(buffered, CONCAVE, max_batch=64).keys) == 64
+    assert len(plan(buffered, CPU, max_batch=64).keys) == 1
+    listener = started(100, 3.0, can_grow=True)
+    assert len(plan([*buffered, listener], CONCAVE, max_batch=64).keys) < 40
 
 
 def test_riders_do_not_make_an_urgent_call_long():

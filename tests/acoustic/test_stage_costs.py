@@ -44,6 +44,14 @@ def test_the_table_follows_a_machine_that_gets_slower():
     assert table.estimate_s(1, 50) == pytest.approx(0.3, rel=0.01)
 
 
+def test_no_call_costs_more_than_a_larger_one_did():
+    """A size that was measured too slow once would not be chosen again, and so never be corrected."""
+    costs = CostTable([(16, 200, 0.35), (32, 250, 0.27), (64, 100, 0.2)])
+    assert costs.estimate_s(16, 200) == 0.27
+    assert costs.estimate_s(64, 100) == 0.2
+    assert costs.estimate_s(8, 100) <= 0.2
+
+
 def test_a_hiccup_is_soon_forgotten():
     table = CostTable([(1, 50, 0.1)])
     table.observe(1, 50, 60.0)

@@ -21,7 +21,8 @@ _UP_KERNEL_TAIL = 0  # index of the upsampling convolution among those of the fr
 
 def distance_vectors(distances: Tensor, width: int) -> Tensor:
     """[n] signed distances -> [n, width] float32: R(delta), sines and cosines interleaved."""
-    rates = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10000.0) / width))
+    exponents = torch.arange(0, width, 2, dtype=torch.float32, device=distances.device)
+    rates = torch.exp(exponents * (-math.log(10000.0) / width))
     angles = distances.float()[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
@@ -109,7 +110,8 @@ class RelativeAttention(nn.Module):
         return self._table[:, :, first : first + steps + keys - 1]
 
     def _project(self, farthest: int, nearest: int) -> Tensor:
-        vectors = distance_vectors(torch.arange(farthest, nearest - 1, -1), self.width).to(self.device)
+        # On the device: a call that is being recorded may not copy anything to it.
+        vectors = distance_vectors(torch.arange(farthest, nearest - 1, -1, device=self.device), self.width)
         projected = self.linear_pos(vectors).view(len(vectors), self.heads, -1) / math.sqrt(self.width // self.heads)
         return cast(Tensor, projected.permute(1, 2, 0).contiguous().to(self.dtype))
 
