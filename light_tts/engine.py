@@ -82,8 +82,6 @@ class TTSEngine:
         self._is_closed = False
         for stage in stages.values():
             stage.on_death = self._supervisor.stage_died
-        if parts.placement.device.type == "cpu":
-            self._put_first_audio_first()
         self._supervisor.start()
 
     @classmethod
@@ -293,21 +291,6 @@ class TTSEngine:
         for segment in prepared.segments:
             narration.add(partial(_start_run, llm, segment, request, narration.job.seed))
         narration.complete()
-
-    def _put_first_audio_first(self) -> None:
-        """Let no language model run ahead while the first audio of the only listener is computed.
-
-        Nobody needs its tokens before that is heard, and on a CPU it takes a third of the core from the flow.
-        """
-        llms = tuple(self._llms.values())
-
-        def look_again() -> None:
-            for llm in llms:
-                llm.look_again()
-
-        self._decoder.on_first_audio = look_again
-        for llm in llms:
-            llm.gives_way = lambda: self._decoder.computes_first_audio
 
     def _when_revived(self, begin_again: Callable[[], None]) -> None:
         self._events.request_retried()

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -64,8 +63,6 @@ class AcousticDecoder:
         self._events = events
         self._num_failures = 0
         self._unexpected: Exception | None = None  # of the call that is running
-        self._first: AcousticRun | None = None  # whose first audio is being computed
-        self.on_first_audio: Callable[[], None] = _nothing  # a call for first audio has ended
         self.on_death: Callable[[], None] = _nothing  # the thread died; its runs have failed with StageLost by then
         self.error: BaseException | None = None  # set when the thread died
         self.busy_since_s: float | None = None
@@ -103,11 +100,6 @@ class AcousticDecoder:
     def num_runs(self) -> int:
         """Runs that are open."""
         return len(self._runs)
-
-    @property
-    def computes_first_audio(self) -> bool:
-        """True while the first audio of the only run is being computed. Any thread may ask."""
-        return self._first is not None and len(self._runs) == 1
 
     def open(self, job: AcousticJob, sink: ChunkSink) -> AcousticRun:
         """Start a run. Raises EngineFailure when the thread is gone."""
@@ -149,8 +141,7 @@ class AcousticDecoder:
                     if work is None:
                         break
                     self.busy_since_s = time.monotonic()
-                    with self._first_audio(work):
-                        self._serve(work)
+                    self._serve(work)
                     self.busy_since_s = None
         except BaseException as error:
             logger.exception("the acoustic decoder's thread died")
@@ -181,17 +172,6 @@ class AcousticDecoder:
                     self._condition.wait(recheck_s)
             for run in dead:
                 _bury(run)
-
-    @contextmanager
-    def _first_audio(self, work: Work) -> Iterator[None]:
-        """Let others know of a call whose audio somebody waits for who has heard nothing."""
-        self._first = next((run for run, _ in work if run.is_unheard), None)
-        try:
-            yield
-        finally:
-            if self._first is not None:
-                self._first = None
-                self.on_first_audio()
 
     def _choose(self) -> tuple[Work, float | None]:
         """The planner's choice among the hops that can run, and when to look again."""

@@ -69,13 +69,11 @@ class SpeechTokenBackend(Protocol):
 
     on_death:      called when the backend broke; its runs have failed with StageLost by then.
     busy_since_s:  of `time.monotonic`: when the step began that is being worked on; None while there is nothing to do.
-    gives_way:     steps wait while it says True, except for commands; `look_again` when it may say something else.
     memory:        what its weights and its KV cache take.
     """
 
     on_death: Callable[[], None]
     busy_since_s: float | None
-    gives_way: Callable[[], bool]
     memory: LLMMemory
 
     def start(self) -> None:
@@ -94,9 +92,6 @@ class SpeechTokenBackend(Protocol):
     @property
     def error(self) -> Exception | None:
         """What broke the backend, if something did."""
-
-    def look_again(self) -> None:
-        """Ask `gives_way` once more. Any thread."""
 
     def submit(
         self,

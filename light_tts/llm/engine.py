@@ -49,8 +49,6 @@ class SpeechTokenEngine:
     mix_ratio:  text ids and speech codes of one block of a text run.
     events:     is told of every step.
 
-    gives_way:  steps wait while it says True, except for commands; `look_again` when it may say something else.
-
     Raises ConfigError when the KV cache cannot hold one page.
     """
 
@@ -74,7 +72,6 @@ class SpeechTokenEngine:
         self._mix_ratio = mix_ratio
         self._events = events
         self.on_death: Callable[[], None] = _nothing
-        self.gives_way: Callable[[], bool] = _never
         self.busy_since_s: float | None = None
         self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
         self._runner = ModelRunner(
@@ -165,11 +162,6 @@ class SpeechTokenEngine:
             preemptions=scheduler.num_preemptions,
             prefix_rows_reused=scheduler.num_rows_reused,
         )
-
-    def look_again(self) -> None:
-        """Ask `gives_way` once more. Any thread."""
-        with self._wake:
-            self._wake.notify_all()
 
     # runs
 
@@ -277,7 +269,7 @@ class SpeechTokenEngine:
         """Sleep until there is a command or something to compute; False when closing."""
         next_s = self._cycle.rested_s()
         with self._wake:
-            while (self._is_idle or self.gives_way()) and not self._commands and not self._is_closing:
+            while self._is_idle and not self._commands and not self._is_closing:
                 if not self._wake.wait(None if next_s is None else max(0.0, next_s - time.monotonic())):
                     break  # a resting run goes on
             return not self._is_closing
@@ -368,7 +360,3 @@ def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:
 
 def _nothing() -> None:
     pass
-
-
-def _never() -> bool:
-    return False

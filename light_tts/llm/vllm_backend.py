@@ -66,7 +66,6 @@ class VLLMBackend:
         self.memory = LLMMemory(weights, kv_dtype, self._engine.kv_bytes, 0)
         logger.info("language model: %s", self.memory)
         self.on_death: Callable[[], None] = _nothing
-        self.gives_way: Callable[[], bool] = _never
         self.busy_since_s: float | None = None
         self._wake = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
@@ -122,11 +121,6 @@ class VLLMBackend:
             speech_tokens=self._num_codes,
             prefix_rows_reused=self._num_rows_reused,
         )
-
-    def look_again(self) -> None:
-        """See `SpeechTokenBackend.look_again`."""
-        with self._wake:
-            self._wake.notify_all()
 
     # runs
 
@@ -198,7 +192,7 @@ class VLLMBackend:
     def _has_work(self) -> bool:
         """Sleep until there is a command or something to compute; False when closing."""
         with self._wake:
-            while (not self._engine.has_runs or self.gives_way()) and not self._commands and not self._is_closing:
+            while not self._engine.has_runs and not self._commands and not self._is_closing:
                 self._wake.wait()
             return not self._is_closing
 
@@ -281,7 +275,3 @@ def _name(run: Run) -> str:
 
 def _nothing() -> None:
     pass
-
-
-def _never() -> bool:
-    return False

@@ -309,51 +309,6 @@ class WaitingSink(RecordingSink):
         self.finished.set()
 
 
-def test_steps_wait_while_something_is_more_urgent(lm):
-    engine, sink, asked = make_engine(lm), WaitingSink(), threading.Event()
-    prompt, is_urgent = prompt_of(lm, [1, 2, 3, 4]), False
-
-    def gives_way():
-        if is_urgent:
-            asked.set()
-        return is_urgent
-
-    def put(tokens):
-        nonlocal is_urgent
-        sink.codes.extend(tokens)
-        is_urgent = is_urgent or len(sink.codes) == 3
-
-    sink.put = put
-    engine.gives_way = gives_way
-    engine.start()
-    try:
-        engine.submit(prompt, sink, seed=0)
-        assert asked.wait(30)
-        for _ in range(3):
-            asked.clear()
-            engine.look_again()
-            assert asked.wait(30)
-        assert len(sink.codes) == 3
-        is_urgent = False
-        engine.look_again()
-        assert sink.finished.wait(30)
-    finally:
-        engine.close()
-    assert sink.outcome == alone(lm, (prompt, 0, None, SamplingOptions()))
-
-
-def test_commands_do_not_wait_for_what_is_more_urgent(lm):
-    engine, sink = make_engine(lm), WaitingSink()
-    engine.gives_way = lambda: True
-    engine.start()
-    handle = engine.submit(prompt_of(lm, [1] * 12), sink, seed=0)
-    handle.abort()
-    assert sink.finished.wait(30)
-    assert sink.reason is FinishReason.ABORT
-    engine.close()
-    assert not engine.is_alive
-
-
 @pytest.fixture
 def started(lm):
     engine = make_engine(lm)

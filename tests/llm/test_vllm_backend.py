@@ -180,20 +180,6 @@ def test_a_run_may_fill_the_whole_limit(lm, backend):
     assert 120 <= len(codes) <= 1024 - 760
 
 
-def test_steps_wait_while_others_go_first(lm, backend, monkeypatch):
-    first = threading.Event()
-    monkeypatch.setattr(backend, "gives_way", lambda: not first.is_set())
-    job, sink = make_jobs(lm)[0], WaitingSink()
-    backend.submit(job[0], sink, seed=job[1], run_index=1, sampling=job[2])
-    taken_in = threading.Event()
-    backend._command(taken_in.set)
-    assert taken_in.wait(WAIT_S)
-    assert not sink.over.wait(0.2)
-    first.set()
-    backend.look_again()
-    assert sink.wait() == built_in(lm, job)
-
-
 def test_after_a_failure_it_starts_again_with_nothing_running(lm, backend, monkeypatch):
     died = threading.Event()
     monkeypatch.setattr(backend, "on_death", died.set)
