@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -24,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -158,6 +161,9 @@ def main() -> None:
                     arguments.output.write_text(json.dumps(report, indent=1) + "\n")
             if is_first:
                 report["stage_costs"], report["health"] = engine.stage_costs, engine.health()
+        del engine  # and with it its recordings and caches, before the next one looks what is free
+        gc.collect()
+        torch.cuda.empty_cache()
     if arguments.output:
         arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -1,0 +1,236 @@
+"""What scheduling and host work allow with a GPU that only takes time: no GPU needed.
+
+    python benchmarks/pretend_gpu.py -o benchmarks/results/pretend-gpu.json
+
+The engine is the real one with the built-in model's texts, voices and states; in place of its networks stand sleeps, as
+long as the calls took on one H100 with CosyVoice2's sizes (`gpu-goals-cosyvoice2.json`; the language model's steps:
+`gpu-llm-graphs.json`). Ids are random, so each request speaks for as long as its text allows. What this shows is how
+calls are put together; seconds of the host are those of this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import gpu_goals
+
+from light_tts.acoustic.decoder import AcousticDecoder
+from light_tts.acoustic.flow_batch import FlowRow
+from light_tts.acoustic.flow_sizes import BodySight, RowSize, SizeTable, catalogue
+from light_tts.acoustic.vocoder import VocoderJob
+from light_tts.acoustic.warm_up import measure_costs
+from light_tts.bench.machine import describe_machine
+from light_tts.engine import TTSEngine
+from light_tts.events import NO_PROGRESS, StartProgress
+from light_tts.llm.padded_steps import PaddedSteps
+from light_tts.llm.pending import PendingDraws
+from light_tts.llm.step_inputs import StepViews
+from light_tts.settings import AcousticSettings, EngineSettings, LLMSettings, Settings
+from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, SAMPLES_PER_FRAME
+
+CHUNK_TOKENS, CHUNK_FRAMES = 25, 50
+MAX_BATCH, MAX_RUNNING = 64, 512
+FIVE_S, ONE_S = "the train to the city.", "Yes."
+VOICE = "en_female"
+
+
+def step_s(rows: int, *, has_prompts: bool) -> float:
+    """Of one step of the language model."""
+    return 0.0020 + 4e-6 * rows if has_prompts else 0.0007 + 7e-6 * rows
+
+
+def flow_s(frames: int) -> float:
+    """Of a flow call of so many rows x frames, padding included."""
+    return 0.018 + 3.2e-5 * min(frames, 1600) + 1.6e-5 * max(0, frames - 1600)
+
+
+def vocoder_s(frames: int) -> float:
+    """Of a vocoder call."""
+    return 0.002 + 8e-6 * frames
+
+
+class Moment:
+    """Stands for a CUDA event: work that will be done then."""
+
+    def __init__(self, at_s: float) -> None:
+        self._at_s = at_s
+
+    def synchronize(self) -> None:
+        time.sleep(max(0.0, self._at_s - time.monotonic()))
+
+
+class PretendedSteps:
+    """Steps of the language model, one after the other on a stream of their own."""
+
+    def __init__(self, engine: TTSEngine) -> None:
+        [llm] = engine._llms.values()
+        runner: Any = llm._runner
+        self._done_s = 0.0
+        self.num_steps = 0
+        padded = PaddedSteps(
+            runner.cache,
+            self._record,
+            win_size=runner._sampler.win_size,
+            most_rows=256,
+            most_packed_rows=2048,
+            most_running=MAX_RUNNING,
+            most_tokens=2048,
+        )
+        padded._drawn.random_(0, runner.lm.ids.num_codes)
+        launch = padded.launch
+
+        def launch_and_wait(chunks: Any) -> PendingDraws:
+            draws = launch(chunks)
+            return PendingDraws(draws.chunks, draws.tokens, Moment(self._done_s))  # type: ignore[arg-type]
+
+        padded.launch = launch_and_wait  # type: ignore[method-assign]
+        runner._padded = padded
+
+    def _record(self, views: StepViews) -> Callable[[], None]:
+        seconds = step_s(len(views.rows.rows), has_prompts=type(views.pages).__name__ != "DecodePages")
+
+        def replay() -> None:
+            self._done_s = max(time.monotonic(), self._done_s) + seconds
+            self.num_steps += 1
+
+        return replay
+
+
+class PretendedStates:
+    """Of so many tokens."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens, self.num_bytes = num_tokens, 1000 * num_tokens
+
+
+class PretendedFlow:
+    """A FlowRunner whose calls are those that a GPU would record."""
+
+    def __init__(self) -> None:
+        sight = BodySight(attends=True, reach_chunks=81, most_chunks=300)
+        self._table = SizeTable(sight, CHUNK_FRAMES)
+        self._table.add(catalogue(sight, chunk_frames=CHUNK_FRAMES, max_rows=MAX_BATCH))
+        self.rows_of_calls: list[int] = []
+
+    def states_bytes(self, num_tokens: int, steps: int) -> int:
+        return 1000 * num_tokens
+
+    def allocate(self, num_tokens: int, steps: int) -> PretendedStates:
+        return PretendedStates(num_tokens)
+
+    def groups(self, rows: Sequence[FlowRow]) -> list[list[int]]:
+        return self._table.groups([self._size(row) for row in rows])
+
+    def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
+        """Nothing to record."""
+
+    def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[torch.Tensor]:
+        sizes = [self._size(row) for row in rows]
+        _, size = self._table.cheapest(len(rows), max(each.chunks for each in sizes), max(each.past for each in sizes))
+        assert size is not None, "no text here is that long"
+        self.rows_of_calls.append(len(rows))
+        time.sleep(flow_s(size.rows * size.chunks * CHUNK_FRAMES))
+        return [torch.zeros(FRAMES_PER_TOKEN * row.num_tokens, MEL_BINS) for row in rows]
+
+    @staticmethod
+    def _size(row: FlowRow) -> RowSize:
+        past = sum(states.num_tokens for states in row.past)
+        return RowSize(-(-row.num_tokens // CHUNK_TOKENS), past // CHUNK_TOKENS)
+
+
+class PretendedVoice:
+    """A stream of the vocoder."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class PretendedVocoder:
+    """A WaveDecoder that makes silence."""
+
+    def open(self, seed: int) -> PretendedVoice:
+        return PretendedVoice()
+
+    def decode(self, jobs: Sequence[VocoderJob[Any]]) -> list[torch.Tensor]:
+        frames = [sum(piece.shape[1] for piece in job.pieces) for job in jobs]
+        time.sleep(vocoder_s(sum(frames)))
+        return [torch.zeros(SAMPLES_PER_FRAME * count) for count in frames]
+
+
+def pretend() -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
+    """An engine whose networks only take time."""
+    settings = Settings(
+        llm=LLMSettings(max_running=MAX_RUNNING, max_total_tokens=262144, graph_max_batch_size=256),
+        acoustic=AcousticSettings(first_hop_tokens=22, max_batch=MAX_BATCH, prompt_cache_mb=100, stream_cache_mb=100),
+        engine=EngineSettings(max_concurrent_requests=4096),
+    )
+    engine, flow = TTSEngine.load(settings), PretendedFlow()
+    steps = PretendedSteps(engine)
+    decoder: AcousticDecoder = engine._decoder
+    decoder.flow._runner = flow  # type: ignore[assignment]
+    decoder.vocoder = PretendedVocoder()  # type: ignore[assignment]
+    measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=MAX_BATCH)
+    return engine, steps, flow
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=float, nargs="*", default=[20.0, 60.0, 100.0], help="streams per second")
+    parser.add_argument("--listeners", type=int, nargs="*", default=[150, 400])
+    parser.add_argument("--offline", type=int, nargs="*", default=[128], help="whole answers at once")
+    parser.add_argument("--one-second", type=float, nargs="*", default=[120.0], help="short texts per second, whole")
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    gpu_goals.VOICE_NAME = VOICE
+    engine, steps, flow = pretend()
+    report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "runs": {}}
+    runs: list[tuple[str, str, dict[str, Any]]] = [
+        *(
+            (f"open {rate:g}/s", FIVE_S, {"stream": True, "mode": "open", "rate_hz": rate, "duration_s": 5.0})
+            for rate in arguments.rates
+        ),
+        *(
+            (f"{count} listeners", FIVE_S, {"stream": True, "mode": "listeners", "workers": count, "duration_s": 6.0})
+            for count in arguments.listeners
+        ),
+        *(
+            (f"offline, {workers} at once", FIVE_S, {"stream": False, "workers": workers, "num_requests": 3 * workers})
+            for workers in arguments.offline
+        ),
+        *(
+            (f"one second {rate:g}/s", ONE_S, {"stream": False, "mode": "open", "rate_hz": rate, "duration_s": 4.0})
+            for rate in arguments.one_second
+        ),
+    ]
+    for name, text, plan in runs:
+        flow.rows_of_calls.clear()
+        before = steps.num_steps
+        summary = gpu_goals.load(engine, text, **plan)
+        calls = len(flow.rows_of_calls)
+        rows = round(sum(flow.rows_of_calls) / max(1, calls), 1)
+        report["runs"][name] = asdict(summary) | {"flow_calls": calls, "rows_per_flow_call": rows}
+        print(
+            f"{gpu_goals.line(name, summary)}  {steps.num_steps - before} steps, {calls} calls of {rows} rows",
+            flush=True,
+        )
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # sleeping threads need not be waited for
+
+
+if __name__ == "__main__":
+    main()
