@@ -9,7 +9,9 @@ from collections.abc import Iterable
 
 FRAMES_PER_BUCKET = 50
 LEARNING_RATE = 0.2  # weight of the newest call in its bucket
-OUTLIER = 4.0  # a call that took this many times what was expected is taken for a hiccup, and counts as this many
+# A call that took this many times what was expected is taken for a hiccup, and counts as this many. With more, a single
+# one would make a smaller size look better, after which nothing would correct it.
+OUTLIER = 2.0
 
 Measured = tuple[int, int, float]  # rows, frames of the longest row, seconds
 
