@@ -19,9 +19,9 @@ from light_tts.acoustic.flow_pages import PagedLevel, PagePool
 from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import ANY_PAST, CallSize
 from light_tts.acoustic.flow_solver import FusedSolver, PlainSolver, Solver
-from light_tts.acoustic.recording import record_graph
 from light_tts.kernels.flow_attention import FlowPages
 from light_tts.kernels.flow_kernels import FlowKernels
+from light_tts.kernels.recording import record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fused import FusedBody, FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts

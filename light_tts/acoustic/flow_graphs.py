@@ -17,10 +17,10 @@ from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue
-from light_tts.acoustic.recording import record_graph
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
 from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
+from light_tts.kernels.recording import record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
 from light_tts.types import FRAMES_PER_TOKEN

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from light_tts.acoustic.recording import record_graph
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
 from light_tts.acoustic.vocoder_causal_rows import CausalRows
 from light_tts.acoustic.vocoder_overlap import Crossfade
@@ -26,6 +25,7 @@ from light_tts.acoustic.vocoder_sizes import MOST_FRAMES, ROWS, Size, recorded_s
 from light_tts.errors import EngineFailure
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
+from light_tts.kernels.recording import record_graph
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.hift import HiftNet
 from light_tts.models.nets.hift_packed import HiftKernels, PackedHift

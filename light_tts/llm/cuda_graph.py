@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 
 from light_tts.events import StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
+from light_tts.kernels.recording import record_graph
 from light_tts.llm.padded_step import PaddedStep
 from light_tts.llm.step_inputs import StepViews
 from light_tts.models.device_errors import is_device_lost
@@ -101,15 +103,7 @@ class GraphRecorder:
 
     def _captured(self, step: PaddedStep, views: StepViews) -> torch.cuda.CUDAGraph:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        # Not the context manager of torch: it would wait for the whole device and empty the allocator's caches each
-        # time. Another thread may be computing meanwhile, on a stream of its own.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-        try:
-            step.compute(views)
-        finally:
-            graph.capture_end()
-        return graph
+        return record_graph(partial(step.compute, views), self._pool, torch.cuda.current_stream())
 
 
 def _fastest(graphs: list[torch.cuda.CUDAGraph]) -> int:

@@ -14,7 +14,7 @@ def record_graph(compute: Callable[[], object], memory: Any, stream: torch.cuda.
     compute:  has run once before: no recording may compile kernels or make handles. Its results must lie outside of the
               memory pool, or be held as long as the graph.
     memory:   a pool that recordings share which never run at the same time (`torch.cuda.graph_pool_handle`).
-    stream:   not the default one; nothing else runs on it.
+    stream:   not the default one, perhaps the present one; nothing else runs on it.
 
     Raises RuntimeError, also for want of memory.
     """
