@@ -35,6 +35,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from hand_over import hand_over_ms  # noqa: E402
+
 from light_tts.bench.dialects import DIALECTS  # noqa: E402
 from light_tts.bench.http_target import HttpTarget  # noqa: E402
 from light_tts.bench.load import LoadPlan, run_load  # noqa: E402
@@ -186,14 +188,8 @@ def beside_a_neighbour(server: Server) -> dict[str, Any]:
 
 
 def hand_over(traces: Iterable[Path]) -> dict[str, Any]:
-    """Milliseconds from 'hop can run' to the start of its flow call."""
-    waits_ms: list[float] = []
-    for path in traces:
-        events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("cat") == "flow"]
-        ready = sorted(event["ts"] for event in events if event["name"] == "hop can run")
-        starts = sorted(event["ts"] for event in events if event["name"] == "flow")
-        if ready and starts:  # of the first hop: later ones wait for the listener's clock on purpose
-            waits_ms.append((starts[0] - ready[0]) / 1000.0)
+    """Milliseconds that first hops wait."""
+    waits_ms = [hand_over_ms(json.loads(path.read_text())) for path in traces]
     return {
         "requests": len(waits_ms),
         "p50_ms": round(statistics.median(waits_ms), 3),

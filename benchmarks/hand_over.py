@@ -32,9 +32,14 @@ def first_wait_ms(engine: TTSEngine, seed: int, voice: str | None) -> float:
     with engine.submit(SynthesisRequest(TEXT, seed=seed, voice=voice), trace=trace) as audio:
         for _ in audio:
             pass
-    events = [event for event in trace.to_json()["traceEvents"] if event.get("cat") == "flow"]
-    ready_us = min(event["ts"] for event in events if event["name"] == "hop can run")
-    return (min(event["ts"] for event in events if event["name"] == "flow") - ready_us) / 1000.0
+    return hand_over_ms(trace.to_json())
+
+
+def hand_over_ms(trace: dict[str, Any]) -> float:
+    """From 'hop can run' to the start of its flow call, of the first hop of a trace."""
+    events = [event for event in trace["traceEvents"] if event.get("cat") == "flow"]
+    ready_us, start_us = (min(e["ts"] for e in events if e["name"] == name) for name in ("hop can run", "flow"))
+    return (start_us - ready_us) / 1000.0
 
 
 def main() -> None:
