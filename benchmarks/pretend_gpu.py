@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,8 @@ class PretendedSteps:
         padded._drawn.random_(0, runner.lm.ids.num_codes)
         launch = padded.launch
 
-        def launch_and_wait(chunks: Any) -> PendingDraws:
-            draws = launch(chunks)
-            return PendingDraws(draws.chunks, draws.tokens, Moment(self._done_s))  # type: ignore[arg-type]
+        def launch_and_wait(plan: Any) -> PendingDraws:
+            return replace(launch(plan), ready=Moment(self._done_s))  # type: ignore[arg-type]
 
         padded.launch = launch_and_wait  # type: ignore[method-assign]
         runner._padded = padded

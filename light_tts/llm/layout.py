@@ -24,7 +24,8 @@ class Layout(Protocol):
     rows:           joint-table rows known so far, in order; never changed, only appended to.
     history:        ids sampled so far, fill ids included; its length numbers the sampling step.
     num_shareable:  leading rows that other runs of the same voice may have in common.
-    num_sure_rows:  below so many rows, each code is fed back and followed by another, whatever else happens.
+    num_sure_rows:  below so many rows, each code is fed back and followed by another, whatever else happens: all that
+                    `accept` does with it is to append it to `history` and its row to `rows`.
     finish_reason:  None while the run goes on.
     """
 

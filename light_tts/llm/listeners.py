@@ -10,14 +10,16 @@ from light_tts.types import FinishReason
 logger = logging.getLogger(__name__)
 
 
-def put(run: Sequence, code: int) -> bool:
-    """Hand a code to a run's listener; False when the listener failed."""
-    try:
-        run.sink.put((code,))
-    except Exception:
-        logger.exception("a listener of speech tokens failed; its run ends")
-        return False
-    return True
+def put_each(heard: list[tuple[Sequence, int]]) -> list[Sequence]:
+    """Hand codes to the runs' listeners; returns the runs whose listener failed."""
+    failed = []
+    for run, code in heard:
+        try:
+            run.sink.put((code,))
+        except Exception:
+            logger.exception("a listener of speech tokens failed; its run ends")
+            failed.append(run)
+    return failed
 
 
 def tell_outcome(run: Sequence, outcome: FinishReason | Exception) -> None:

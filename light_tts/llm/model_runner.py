@@ -21,13 +21,14 @@ from torch import Tensor
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.draw import MAX_TOP_K
 from light_tts.llm.cuda_graph import GraphRecorder, why_not
+from light_tts.llm.decoding_group import NO_AHEAD_ROWS
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
 from light_tts.llm.padded_steps import PaddedSteps, Record, batch_ladder, packed_ladder
 from light_tts.llm.paged_attention import DecodeRows, PagedAttention, PagedKVCache, PrefillRows
 from light_tts.llm.pending import PendingDraws, SampledToken
 from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import Sampler, SamplingBatch
-from light_tts.llm.scheduler import Chunk
+from light_tts.llm.scheduler import Chunk, StepPlan
 from light_tts.llm.sequence import RowSampling, Sequence
 from light_tts.llm.step_inputs import StepViews
 from light_tts.models.device_errors import is_device_lost
@@ -145,19 +146,22 @@ class ModelRunner:
         """True when a row of such a sequence may be computed for a code that is not known yet."""
         return self._padded is not None and sampling.top_k <= MAX_TOP_K
 
-    def launch(self, chunks: list[Chunk]) -> list[PendingDraws]:
-        """Begin to compute the chunks, and to sample where they reach the end of their sequence's rows."""
+    def launch(self, plan: StepPlan) -> list[PendingDraws]:
+        """Begin to compute a step, and to sample where chunks reach the end of their sequence's rows."""
         with torch.inference_mode(), self._on_stream():
             if self._padded is None:
-                return self._launch_packed(chunks)
-            others = [chunk for chunk in chunks if not chunk.sequence.runs_ahead]
-            padded = [chunk for chunk in chunks if chunk.sequence.runs_ahead] if others else chunks
-            draws = [self._padded.launch(padded)] if padded else []
+                return self._launch_packed(plan.chunks)
+            others = [chunk for chunk in plan.chunks if not chunk.sequence.runs_ahead]
+            padded = plan
+            if others:
+                padded = StepPlan(plan.ahead, [chunk for chunk in plan.chunks if chunk.sequence.runs_ahead])
+            draws = [] if padded.is_empty else [self._padded.launch(padded)]
             return draws + (self._launch_packed(others) if others else [])
 
     def run(self, chunks: list[Chunk]) -> list[SampledToken]:
         """Compute the chunks and wait for what is sampled."""
-        return [sampled for draws in self.launch(chunks) for sampled in map(SampledToken, draws.chunks, draws.wait())]
+        pending = self.launch(StepPlan(NO_AHEAD_ROWS, chunks))
+        return [sampled for draws in pending for sampled in map(SampledToken, draws.chunks, draws.wait())]
 
     def _launch_packed(self, chunks: list[Chunk]) -> list[PendingDraws]:
         # Decoding rows first: they are attended together.

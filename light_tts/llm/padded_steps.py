@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from light_tts.llm.decoding_group import NO_AHEAD_ROWS, AheadRows
 from light_tts.llm.paged_attention import PagedKVCache
 from light_tts.llm.pending import PendingDraws
-from light_tts.llm.scheduler import Chunk
+from light_tts.llm.scheduler import Chunk, StepPlan
 from light_tts.llm.sequence import Sequence
 from light_tts.llm.sequence_table import SequenceTable
 from light_tts.llm.step_inputs import StepInputs, StepShape, StepViews
@@ -91,14 +92,15 @@ class PaddedSteps:
         """Recorded shapes."""
         return len(self._replays)
 
-    def launch(self, chunks: list[Chunk]) -> PendingDraws:
-        """Begin to compute the chunks, which all `runs_ahead`."""
+    def launch(self, plan: StepPlan) -> PendingDraws:
+        """Begin to compute a step whose sequences all `runs_ahead`."""
         self._half ^= 1
         begin = target = self._half * self._most_running
         drawing: list[Chunk] = []
-        for part in self._parts(chunks):
-            shape = self._shape_of(part)
-            target += self._inputs.fill(part, shape, target)
+        ahead, parts = self._parts(plan)
+        for part in parts:
+            shape = self._shape_of(ahead, part)
+            target += self._inputs.fill(part, shape, target, ahead)
             self._replays[shape]()
             drawing += part if shape.num_tiles == 0 else [chunk for chunk in part if chunk.samples]
         host = self._host_drawn[begin:target]
@@ -106,11 +108,12 @@ class PaddedSteps:
         ready = torch.cuda.Event() if self._is_cuda else None
         if ready is not None:
             ready.record()
-        return PendingDraws(drawing, host, ready)
+        return PendingDraws(drawing, host, ready, ahead)
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._table.forget(sequence)
+        self._inputs.forget_together()
 
     def _padding_only(self, shape: StepShape) -> StepViews:
         """Inputs of a step without a sequence in it."""
@@ -120,23 +123,24 @@ class PaddedSteps:
     def _packed_shape(self, num_rows: int) -> StepShape:
         return StepShape.packed(num_rows, self._most_rows)
 
-    def _shape_of(self, part: list[Chunk]) -> StepShape:
+    def _shape_of(self, ahead: AheadRows, part: list[Chunk]) -> StepShape:
         """The smallest shape that holds the part."""
-        _, _, counts, samples, _ = zip(*part, strict=True)
-        num_rows = sum(counts)
-        if num_rows == len(part) and all(samples):
-            return StepShape.decoding(self._decode_sizes[bisect_left(self._decode_sizes, len(part))])
+        num_ahead = len(ahead.sequences)
+        num_rows = num_ahead + sum(chunk.num_rows for chunk in part)
+        if num_rows == num_ahead + len(part) and all(chunk.samples for chunk in part):
+            return StepShape.decoding(self._decode_sizes[bisect_left(self._decode_sizes, num_rows)])
         return self._packed_shape(self._packed_sizes[bisect_left(self._packed_sizes, num_rows)])
 
-    def _parts(self, chunks: list[Chunk]) -> list[list[Chunk]]:
-        return parts_of(chunks, most_sequences=self._most_rows, most_rows=self._packed_sizes[-1])
+    def _parts(self, plan: StepPlan) -> tuple[AheadRows, list[list[Chunk]]]:
+        """Rows of those that decode together, and the chunks of each part; rows only where there is one part."""
+        most_rows = self._packed_sizes[-1]
+        if plan.num_sequences <= self._most_rows and plan.num_rows <= most_rows:
+            return plan.ahead, [sorted(plan.chunks, key=_is_long)]
+        return NO_AHEAD_ROWS, parts_of(plan.as_chunks(), most_sequences=self._most_rows, most_rows=most_rows)
 
 
 def parts_of(chunks: list[Chunk], *, most_sequences: int, most_rows: int) -> list[list[Chunk]]:
     """Cut a step into parts of at most so many chunks and rows, decoding rows first; a long chunk is cut as well."""
-    num_rows = [chunk.num_rows for chunk in chunks]
-    if len(chunks) <= most_sequences and sum(num_rows) <= most_rows:
-        return [chunks if max(num_rows) == 1 else sorted(chunks, key=_is_long)]
     parts: list[list[Chunk]] = [[]]
     room = most_rows
     for whole in sorted(chunks, key=_is_long):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from light_tts.llm.decoding_group import NO_AHEAD_ROWS, AheadRows
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 
@@ -28,17 +29,19 @@ class SampledToken(NamedTuple):
 class PendingDraws:
     """What a step draws.
 
-    chunks:  [S] after which ids are drawn.
-    tokens:  [S] int64, on the host once `ready`; without an event, read from where they are.
+    chunks:  after which ids are drawn.
+    tokens:  [S] int64, of the rows `ahead` and then of the chunks; on the host once `ready`, without an event read from
+             where they are.
     """
 
     chunks: list[Chunk]
     tokens: Tensor
     ready: torch.cuda.Event | None = None
+    ahead: AheadRows = NO_AHEAD_ROWS
 
     def known(self) -> PendingDraws:
         """The same, waited for."""
-        return PendingDraws(self.chunks, torch.tensor(self.wait()))
+        return PendingDraws(self.chunks, torch.tensor(self.wait()), None, self.ahead)
 
     def wait(self) -> list[int]:
         """The ids, when they are known."""

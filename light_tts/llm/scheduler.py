@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.decoding_group import NO_AHEAD_ROWS, AheadRows, DecodingGroup
 from light_tts.llm.joining import JoiningRule
 from light_tts.llm.sequence import Sequence, SequenceState
 
@@ -42,6 +43,33 @@ class Chunk(NamedTuple):
         return cls(sequence, start, num_rows, start + num_rows == len(sequence.layout.rows), False)
 
 
+class StepPlan(NamedTuple):
+    """What a step computes: rows of those that decode on and on, and chunks of the others."""
+
+    ahead: AheadRows
+    chunks: list[Chunk]
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to compute."""
+        return not self.ahead.sequences and not self.chunks
+
+    @property
+    def num_sequences(self) -> int:
+        """That take part."""
+        return len(self.ahead.sequences) + len(self.chunks)
+
+    @property
+    def num_rows(self) -> int:
+        """Of all of them."""
+        return len(self.ahead.sequences) + sum(chunk.num_rows for chunk in self.chunks)
+
+    def as_chunks(self) -> list[Chunk]:
+        """The same as chunks only, before they are computed."""
+        ahead = [Chunk(sequence, sequence.num_computed, 1, True, True) for sequence in self.ahead.sequences]
+        return ahead + self.chunks
+
+
 class Scheduler:
     """The engine's thread owns it.
 
@@ -64,6 +92,7 @@ class Scheduler:
         self._budget_rows = budget_rows
         self._joining = joining
         self._step = self._last_joining_step = 0
+        self._group = DecodingGroup(blocks.block_tokens)
 
     def add(self, sequence: Sequence) -> None:
         """Take in a new sequence."""
@@ -86,7 +115,7 @@ class Scheduler:
 
         Its place goes to others, and its pages where they are needed.
         """
-        self.running.remove(sequence)
+        self._stop(sequence)
         sequence.state = SequenceState.RESTING
         insort(self.resting, sequence, key=_arrival)
 
@@ -103,7 +132,7 @@ class Scheduler:
             case SequenceState.WAITING:
                 self.waiting.remove(sequence)
             case SequenceState.RUNNING:
-                self.running.remove(sequence)
+                self._stop(sequence)
             case SequenceState.RESTING:
                 self.resting.remove(sequence)
             case SequenceState.PARKED:
@@ -113,21 +142,20 @@ class Scheduler:
         self._free(sequence)
         sequence.state = SequenceState.FINISHED
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self) -> StepPlan:
         """Choose the rows of the next step; pages for them are allocated."""
         self._step += 1
+        ahead, others = self._in_turn()
         chunks: list[Chunk] = []
-        budget, block_tokens, running = self._budget_rows, self.blocks.block_tokens, SequenceState.RUNNING
-        for sequence, num_pending in self._in_turn():
+        budget = self._budget_rows - len(ahead.sequences)
+        for sequence, num_pending in others:
             if not budget:
                 break
             # An older one may just have taken its pages.
-            if num_pending and sequence.state is running:
-                num_rows = num_pending if num_pending <= budget else budget
-                start = sequence.num_computed
-                if start + num_rows <= len(sequence.blocks) * block_tokens or self._reserve(sequence, start + num_rows):
-                    is_ahead = sequence.num_drawing > 0
-                    chunks.append(Chunk(sequence, start, 1, True, True) if is_ahead else Chunk.of(sequence, num_rows))
+            if num_pending and sequence.state is SequenceState.RUNNING:
+                num_rows = min(num_pending, budget)
+                if self._reserve(sequence, sequence.num_computed + num_rows):
+                    chunks.append(Chunk.of(sequence, num_rows))
                     sequence.last_step = self._step
                     budget -= num_rows
         may_join = not self.running or self._step - self._last_joining_step >= self._joining.steps_between
@@ -140,19 +168,24 @@ class Scheduler:
             chunks.append(Chunk.of(sequence, min(sequence.num_pending, budget)))
             sequence.last_step = self._step
             budget -= chunks[-1].num_rows
-        if not chunks and self.running and self.waiting and not self._is_drawing():
+        plan = StepPlan(ahead, chunks)
+        if plan.is_empty and self.running and self.waiting and not self._is_drawing():
             # Whoever runs needs pages that an older, waiting sequence holds, which waits for a place in turn.
             self._preempt(self.running[-1])
             return self.schedule()
-        return chunks
+        return plan
 
-    def commit(self, chunks: list[Chunk]) -> None:
-        """Note that the rows of `chunks` are computed before those of any later step."""
-        for sequence, start, num_rows, samples, is_ahead in chunks:
+    def commit(self, plan: StepPlan) -> None:
+        """Note that the rows of `plan` are computed before those of any later step."""
+        if plan.ahead.sequences:
+            self._group.advance(self._step)
+        for sequence, start, num_rows, samples, is_ahead in plan.chunks:
             sequence.num_drawing += samples
             sequence.num_computed += num_rows
             if not is_ahead and start < sequence.layout.num_shareable:
                 self._publish(sequence, start)
+            if samples and sequence.runs_ahead:
+                self._group.join_if_sure(sequence)
 
     def _publish(self, sequence: Sequence, start: int) -> None:
         """Let others find the pages that are full since the rows from `start` were computed."""
@@ -164,25 +197,44 @@ class Scheduler:
     def settle(self, sequence: Sequence) -> None:
         """After a sample or a chunk: park the sequence if it has nothing to compute and no sample on its way."""
         if sequence.state is SequenceState.RUNNING and not sequence.num_drawing and sequence.num_pending <= 0:
-            self.running.remove(sequence)
+            self._stop(sequence)
             self._park(sequence)
 
     def _is_drawing(self) -> bool:
         """True when samples are on their way, after which there may be something to compute."""
         return any(sequence.num_drawing for sequence in (*self.running, *self.waiting))
 
-    def _in_turn(self) -> list[tuple[Sequence, int]]:
-        """Running sequences and how many rows they have to compute, if any."""
-        num_rows = [
-            1 if sequence.num_drawing and sequence.num_computed < sequence.num_sure_rows else sequence.num_pending
-            for sequence in self.running
-        ]
-        pending = list(zip(self.running, num_rows, strict=True))
-        if sum(num_rows) > self._budget_rows:
+    def _in_turn(self) -> tuple[AheadRows, list[tuple[Sequence, int]]]:
+        """The rows of those that decode together, and the other running sequences with how many they have to compute.
+
+        Where rows or pages do not suffice for all of them, they are looked at one by one.
+        """
+        full = self._group.prepare()
+        others = self._pending()
+        if len(self._group):
+            num_rows = len(self._group) + sum(count for _, count in others)
+            missing = len(full) + sum(self._num_missing(each, each.num_computed + count) for each, count in others)
+            if num_rows <= self._budget_rows and missing <= self.blocks.num_free:
+                for sequence in full:
+                    sequence.blocks += self.blocks.allocate(1)
+                return self._group.plan(full), others
+            self._group.disband()
+            others = self._pending()
+        if sum(count for _, count in others) > self._budget_rows:
             # Who waited longest first, then decoding before prompts, then by age: all advance, however small the budget
             # is.
-            pending.sort(key=lambda item: (item[0].last_step, item[1] > 1, item[0].arrival))
-        return pending
+            others.sort(key=lambda item: (item[0].last_step, item[1] > 1, item[0].arrival))
+        return NO_AHEAD_ROWS, others
+
+    def _pending(self) -> list[tuple[Sequence, int]]:
+        """Running sequences outside the group, and how many rows they have to compute, if any."""
+        if len(self._group) == len(self.running):
+            return []
+        return [(sequence, sequence.num_pending) for sequence in self.running if not sequence.is_grouped]
+
+    def _num_missing(self, sequence: Sequence, num_rows: int) -> int:
+        """Pages that a sequence lacks for its first `num_rows` rows."""
+        return max(0, self.blocks.num_blocks_for(num_rows) - len(sequence.blocks))
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give the oldest waiting sequence a place, and pages for all the rows it has."""
@@ -208,8 +260,8 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence, num_rows: int) -> bool:
         """Pages for the first `num_rows` rows of a running sequence; False: it has to sit this step out."""
-        missing = self.blocks.num_blocks_for(num_rows) - len(sequence.blocks)
-        if missing <= 0:
+        missing = self._num_missing(sequence, num_rows)
+        if not missing:
             return True
         if not self._make_room(missing, sequence, from_running=True):
             return False
@@ -243,8 +295,13 @@ class Scheduler:
         self.num_preemptions += 1
         self._free(sequence)
         if sequence.state is SequenceState.RUNNING:
-            self.running.remove(sequence)
+            self._stop(sequence)
             self._queue(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        """A running sequence loses its place."""
+        self.running.remove(sequence)
+        self._group.leave(sequence)
 
     def _free(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)

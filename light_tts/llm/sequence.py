@@ -49,6 +49,7 @@ class Sequence:
     num_sure_rows: below so many computed rows, one is pending whenever a sample is on its way (`Layout.num_sure_rows`).
     num_drawing:   samples of it that are on their way, 0 to 2: their steps have begun, and nobody has seen them.
     void_start:    place of a row computed for a code that then was none; -1: there is no such row on its way.
+    is_grouped:    a member of the scheduler's `DecodingGroup`.
     """
 
     arrival: int
@@ -68,6 +69,7 @@ class Sequence:
     num_sure_rows: int = 0
     num_drawing: int = 0
     void_start: int = -1
+    is_grouped: bool = False
     _block_keys: list[bytes] = field(default_factory=list)
 
     @property

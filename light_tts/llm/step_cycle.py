@@ -16,8 +16,9 @@ from light_tts.llm import listeners
 from light_tts.llm.isolation import IsolatingRunner, StepInProgress
 from light_tts.llm.lead_limit import LeadLimit
 from light_tts.llm.model_runner import ModelRunner
+from light_tts.llm.pending import PendingDraws
 from light_tts.llm.sampler import INVALID_TOKEN
-from light_tts.llm.scheduler import Chunk, Scheduler
+from light_tts.llm.scheduler import Scheduler, StepPlan
 from light_tts.llm.sequence import Sequence, SequenceState
 from light_tts.types import FinishReason
 
@@ -39,7 +40,7 @@ class StepCycle:
     ) -> None:
         self.num_steps = self.num_codes = 0
         self.events = events
-        self._scheduler, self._runner = scheduler, runner
+        self._scheduler, self._runner, self._ids = scheduler, runner, runner.lm.ids
         self._isolation = IsolatingRunner(runner)
         self._lead_limit = lead_limit
         self._end = end
@@ -49,8 +50,8 @@ class StepCycle:
         """Launch a step, and hand over the last one or, where that must be, this one. False: there was nothing."""
         before, self._in_progress = self._in_progress, None
         self._keep_to_the_lead()
-        chunks = self._scheduler.schedule()
-        launched = self._launch(chunks) if chunks else None
+        plan = self._scheduler.schedule()
+        launched = None if plan.is_empty else self._launch(plan)
         if before is not None:
             self._finish(before)
         if launched is not None and self._runner.is_ahead:
@@ -78,8 +79,8 @@ class StepCycle:
             for run in list(scheduler.resting):
                 scheduler.go_on(run)
 
-    def _launch(self, chunks: list[Chunk]) -> StepInProgress:
-        step = self._isolation.launch(chunks)
+    def _launch(self, plan: StepPlan) -> StepInProgress:
+        step = self._isolation.launch(plan)
         self._scheduler.commit(step.begun)
         for run, error in step.failed:
             logger.error("a run of the language model failed alone and ends", exc_info=error)
@@ -89,36 +90,63 @@ class StepCycle:
 
     def _finish(self, step: StepInProgress) -> None:
         tokens, seconds = self._isolation.finish(step)
-        self._hand_over(tokens)
-        for chunk in step.begun:
+        for draws, ids in zip(step.draws, tokens, strict=True):
+            self._hand_over(draws, ids)
+        for chunk in step.begun.chunks:
             if not chunk.sequence.num_drawing:
                 self._scheduler.settle(chunk.sequence)
         self.num_steps += 1
-        self.events.llm_step(LLMStep(seconds, len(step.begun), step.num_rows))
+        self.events.llm_step(LLMStep(seconds, step.begun.num_sequences, step.begun.num_rows))
 
-    def _hand_over(self, tokens: list[tuple[Chunk, int]]) -> None:
-        finished = SequenceState.FINISHED
-        for (run, start, _, _, is_ahead), token in tokens:
-            if not run.arrive(start, is_ahead) or run.state is finished:
+    def _hand_over(self, draws: PendingDraws, tokens: list[int]) -> None:
+        num_ahead = len(draws.ahead.sequences)
+        self._take_sure_codes(draws.ahead.sequences, tokens[:num_ahead])
+        for chunk, token in zip(draws.chunks, tokens[num_ahead:], strict=True):
+            run = chunk.sequence
+            if run.arrive(chunk.start, chunk.is_ahead) and not run.is_finished:
+                self._take(run, token)
+
+    def _take_sure_codes(self, runs: tuple[Sequence, ...], tokens: list[int]) -> None:
+        """Samples of the runs that decode together: codes after which they go on, but for few."""
+        num_codes, row0, finished = self._ids.num_codes, self._ids.speech_row0, SequenceState.FINISHED
+        heard: list[tuple[Sequence, int]] = []
+        for run, token in zip(runs, tokens, strict=True):
+            if run.state is finished:
                 continue
-            if token == INVALID_TOKEN:
-                self._discard(run)
-                self._end(run, EngineFailure("The language model produced values that are not numbers."))
+            run.num_drawing -= 1
+            if not 0 <= token < num_codes:
+                self._take(run, token)
                 continue
+            # As `Layout.accept` does.
             layout = run.layout
-            num_rows = len(layout.rows)
-            code = layout.accept(token)
-            if code is None:
-                run.take_back(num_rows)
-            else:
-                if run.first_code_s is None:
-                    run.first_code_s = time.monotonic()
-                self.num_codes += 1
-                if run.silence.keeps(code) and not listeners.put(run, code):
-                    self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
-                    continue
-            if layout.finish_reason is not None:
-                self._end(run, layout.finish_reason)
+            layout.history.append(token)
+            layout.rows.append(row0 + token)
+            self.num_codes += 1
+            if run.silence.keeps(token):
+                heard.append((run, token))
+        for run in listeners.put_each(heard):
+            self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
+
+    def _take(self, run: Sequence, token: int) -> None:
+        """A sample of a run, whatever it is and means."""
+        if token == INVALID_TOKEN:
+            self._discard(run)
+            self._end(run, EngineFailure("The language model produced values that are not numbers."))
+            return
+        layout = run.layout
+        num_rows = len(layout.rows)
+        code = layout.accept(token)
+        if code is None:
+            run.take_back(num_rows)
+        else:
+            if run.first_code_s is None:
+                run.first_code_s = time.monotonic()
+            self.num_codes += 1
+            if run.silence.keeps(code) and listeners.put_each([(run, code)]):
+                self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
+                return
+        if layout.finish_reason is not None:
+            self._end(run, layout.finish_reason)
 
     def _discard(self, run: Sequence) -> None:
         """Let nothing that is not finite stay in the pages of a run."""

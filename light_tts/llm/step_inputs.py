@@ -7,6 +7,8 @@ page that nobody reads; a padding draw leaves its id where nobody looks.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import compress
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +19,14 @@ from light_tts.kernels.draw import DrawRows
 from light_tts.kernels.embedding import RowInputs
 from light_tts.kernels.packed_attention import TILE_ROWS, PackedPages
 from light_tts.kernels.paged_decode import DecodePages
+from light_tts.llm.decoding_group import NO_AHEAD_ROWS, AheadRows
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence import Sequence
 from light_tts.llm.sequence_table import SequenceTable
 
 _BLOCKED_EDGES = 4
+
+_num_computed_of = attrgetter("num_computed")
 
 
 class StepShape(NamedTuple):
@@ -92,6 +97,19 @@ def _aligned(place: int) -> int:
     return place + place % 2
 
 
+class _Chunks(NamedTuple):
+    """The fields of all chunks of a step, each as a column."""
+
+    sequences: tuple[Sequence, ...]
+    starts: np.ndarray
+    counts: np.ndarray
+    samples: np.ndarray
+    is_ahead: np.ndarray
+
+
+_NO_CHUNKS = _Chunks((), *(np.zeros(0, dtype) for dtype in (np.int64, np.int64, bool, bool)))
+
+
 class StepInputs:
     """Two buffers on the host, used in turn, and their twin on the device. Used by the engine's thread alone.
 
@@ -120,6 +138,8 @@ class StepInputs:
         self._device = torch.zeros(length, dtype=torch.int64, device=device)
         self._sent = [torch.cuda.Event() if is_cuda else None for _ in range(2)]
         self._turn = 0
+        # Those who decode together stay the same for many steps.
+        self._together, self._first_step = _NO_CHUNKS, 0
         self._padding_row = np.array([[0], [-1], [0], [dump_slot]])
         self._padding_draw = np.array([[-1], [len(drawn) - 1], [0]])
 
@@ -151,8 +171,8 @@ class StepInputs:
             ),
         )
 
-    def fill(self, chunks: list[Chunk], shape: StepShape, first_target: int) -> int:
-        """Write the chunks, those of one row first, padded to `shape`, and send them to the device.
+    def fill(self, chunks: list[Chunk], shape: StepShape, first_target: int, ahead: AheadRows = NO_AHEAD_ROWS) -> int:
+        """Write rows and chunks, chunks of one row first, padded to `shape`, and send them to the device.
 
         first_target:  place of the first drawn id; the others follow. Returns how many there are.
         """
@@ -161,22 +181,19 @@ class StepInputs:
         if sent is not None:
             sent.synchronize()
         host, places = self._numbers[self._turn], _columns(shape, self._win_size)
-        sequences, *columns = zip(*chunks, strict=True) if chunks else ((),) * len(Chunk._fields)
-        starts = np.array(columns[0], dtype=np.int64)
-        is_ahead = np.array(columns[3], dtype=bool)
+        sequences, starts, counts, samples, is_ahead = self._columns_of(ahead, chunks)
         lines = self._table.look_up(sequences)
-        known = None if is_ahead.all() else _rows_of(chunks)
+        known = None if is_ahead.all() else [0] * len(ahead.sequences) + _rows_of(chunks)
         sources = np.where(is_ahead, self._table.drawn_at[lines], -1)
         if not shape.num_tiles:
-            self._write_rows(host[places.rows], known, starts, lines, slice(len(chunks)), sources)
+            self._write_rows(host[places.rows], known, starts, lines, slice(len(sequences)), sources)
             num_draws = self._write_draws(host, places, sequences, lines, sources, first_target)
         else:
-            counts, samples = np.array(columns[1], dtype=np.int64), np.array(columns[2], dtype=bool)
             firsts = np.cumsum(counts) - counts
             positions = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
             self._write_rows(host[places.rows], known, positions, np.repeat(lines, counts), firsts, sources)
             _write_tiles(host[places.tiles].reshape(-1, 4), starts, counts, firsts)
-            drawing = tuple(chunk.sequence for chunk in chunks if chunk.samples)
+            drawing = tuple(compress(sequences, samples))
             selected = host[places.selected]
             selected[: len(drawing)] = (firsts + counts - 1)[samples]
             selected[len(drawing) :] = 0
@@ -186,6 +203,33 @@ class StepInputs:
         if sent is not None:
             sent.record()
         return num_draws
+
+    def forget_together(self) -> None:
+        """Keep no sequence that has ended."""
+        self._together = _NO_CHUNKS
+
+    def _columns_of(self, ahead: AheadRows, chunks: list[Chunk]) -> _Chunks:
+        """Sequences, starts, numbers of rows, which draw and which wait for a code, of both one after the other."""
+        together = self._together_of(ahead)
+        if not chunks:
+            return together
+        sequences, *columns = zip(*chunks, strict=True)
+        return _Chunks(
+            together.sequences + sequences,
+            *(
+                np.concatenate([ours, np.array(theirs, dtype=ours.dtype)])
+                for ours, theirs in zip(together[1:], columns, strict=True)
+            ),
+        )
+
+    def _together_of(self, ahead: AheadRows) -> _Chunks:
+        """The rows of those that decode together as chunks."""
+        if ahead.sequences is not self._together.sequences:
+            starts = np.fromiter(map(_num_computed_of, ahead.sequences), np.int64, len(ahead.sequences))
+            ones = np.ones_like(starts, dtype=bool)
+            self._together = _Chunks(ahead.sequences, starts, np.ones_like(starts), ones, ones)
+            self._first_step = ahead.step
+        return self._together._replace(starts=self._together.starts + (ahead.step - self._first_step))
 
     def _write_rows(
         self,

@@ -25,7 +25,7 @@ class CountedSteps(PaddedSteps):
 
     def __init__(self, runner, most_rows=64, most_packed_rows=128, most_tokens=1024, most_running=100, kernels=None):
         self.num_steps = {"decoding": 0, "packed": 0}
-        self.num_ahead = 0
+        self.num_ahead = self.num_together = 0
         step = PaddedStep(runner.lm, runner.cache, kernels or plain_kernels(runner._sampler))
         with torch.inference_mode():
             super().__init__(
@@ -45,9 +45,10 @@ class CountedSteps(PaddedSteps):
 
         return replay
 
-    def launch(self, chunks):
-        self.num_ahead += sum(chunk.is_ahead for chunk in chunks)
-        return super().launch(chunks)
+    def launch(self, plan):
+        self.num_together += len(plan.ahead.sequences)
+        self.num_ahead += sum(chunk.is_ahead for chunk in plan.as_chunks())
+        return super().launch(plan)
 
 
 # With these no decision is closer to its limit than float32 rounds differently on different devices.
@@ -113,6 +114,7 @@ def test_padded_steps_ahead_of_their_ids_draw_what_plain_ones_draw(lm, settings,
     assert crowd(lm, engine) == plain
     assert min(padded.num_steps.values()) > 5
     assert padded.num_ahead > 100
+    assert padded.num_together > 30
     assert padded._table._lines == {}
     if "max_total_tokens" in settings:
         assert engine.stats().preemptions > 0

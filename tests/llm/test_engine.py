@@ -8,8 +8,10 @@ import torch
 
 from light_tts.errors import Cancelled, EngineFailure, InvalidRequest, StageLost, TextTooLong
 from light_tts.events import NoEvents
+from light_tts.llm.decoding_group import NO_AHEAD_ROWS
 from light_tts.llm.isolation import MAX_FAILED_STEPS
 from light_tts.llm.model_runner import ModelRunner
+from light_tts.llm.scheduler import StepPlan
 from light_tts.types import FinishReason, SamplingOptions
 from tests.llm.tiny_llm import RecordingSink, make_engine, prompt_of, run_dry
 
@@ -358,7 +360,7 @@ def test_a_dead_thread_fails_every_run_is_seen_and_can_be_started_again(lm, star
     def broken():
         if started._scheduler.waiting:
             raise RuntimeError("lost count")
-        return []
+        return StepPlan(NO_AHEAD_ROWS, [])
 
     with monkeypatch.context() as patch:
         patch.setattr(started._scheduler, "schedule", broken)
@@ -384,10 +386,10 @@ def breaking(engine, guilty, monkeypatch):
     """Computing the guilty layout raises, alone or in company."""
     launch = engine._runner.launch
 
-    def launch_or_raise(chunks):
-        if any(chunk.sequence.layout is guilty.get("layout") for chunk in chunks):
+    def launch_or_raise(plan):
+        if any(chunk.sequence.layout is guilty.get("layout") for chunk in plan.as_chunks()):
             raise RuntimeError("bad rows")
-        return launch(chunks)
+        return launch(plan)
 
     monkeypatch.setattr(engine._runner, "launch", launch_or_raise)
 
@@ -418,7 +420,7 @@ def test_a_run_that_cannot_be_computed_ends_alone(lm, monkeypatch):
 def test_steps_that_all_fail_break_the_engine(lm, monkeypatch):
     engine = make_engine(lm)
 
-    def broken(chunks):
+    def broken(plan):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(engine._runner, "launch", broken)

@@ -50,19 +50,23 @@ class World:
         self.everyone = []
         self.done = []
         self.ahead = ahead
-        self.launched = []
+        self.plan, self.launched = None, []
         self.num_void = 0
+        self.num_together = 0
 
     def add(self, sequence):
         sequence.runs_ahead = self.ahead
+        sequence.num_sure_rows = sequence.layout.num_sure_rows if self.ahead else 0
         self.everyone.append(sequence)
         self.scheduler.add(sequence)
 
     def step(self):
         before, self.launched = self.launched, []
-        chunks = self.scheduler.schedule()
+        self.plan = plan = self.scheduler.schedule()
+        chunks = plan.as_chunks()
+        self.num_together += len(plan.ahead.sequences)
         self.check(chunks)
-        self.scheduler.commit(chunks)
+        self.scheduler.commit(plan)
         self.finish(before)
         if self.ahead:
             self.launched = chunks
@@ -262,7 +266,7 @@ def test_a_common_beginning_is_computed_once():
     while world.step():
         pass
     world.add(one_way(1, 15, 5, 2))
-    chunks = world.scheduler.schedule()
+    chunks = world.scheduler.schedule().chunks
     assert chunks[0].start == 16  # sos and fifteen prompt ids fill four pages
     assert world.scheduler.num_rows_reused == 16
 
@@ -362,7 +366,7 @@ def test_running_ahead_changes_nothing_but_the_time():
                 break
         assert len(world.done) == 8
         results.append([(sequence.layout.rows, sequence.layout.history) for sequence in world.everyone])
-        assert (world.num_void > 0) == ahead
+        assert (world.num_void > 0) == (world.num_together > 0) == ahead
     assert results[0] == results[1]
 
 
