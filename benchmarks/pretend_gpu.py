@@ -51,9 +51,12 @@ def step_s(rows: int, *, has_prompts: bool) -> float:
     return 0.0020 + 4e-6 * rows if has_prompts else 0.0007 + 7e-6 * rows
 
 
-def flow_s(frames: int) -> float:
-    """Of a flow call of so many rows x frames, padding included."""
-    return 0.018 + 3.2e-5 * min(frames, 1600) + 1.6e-5 * max(0, frames - 1600)
+def flow_s(frames: int, speed: float) -> float:
+    """Of a flow call of so many rows x frames, padding included.
+
+    speed: of what depends on their number.
+    """
+    return 0.018 + (3.2e-5 * min(frames, 1600) + 1.6e-5 * max(0, frames - 1600)) / speed
 
 
 def vocoder_s(frames: int) -> float:
@@ -117,7 +120,8 @@ class PretendedStates:
 class PretendedFlow:
     """A FlowRunner whose calls are those that a GPU would record."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
         sight = BodySight(attends=True, reach_chunks=81, most_chunks=300)
         self._table = SizeTable(sight, CHUNK_FRAMES)
         self._table.add(catalogue(sight, chunk_frames=CHUNK_FRAMES, max_rows=MAX_BATCH))
@@ -140,7 +144,7 @@ class PretendedFlow:
         _, size = self._table.cheapest(len(rows), max(each.chunks for each in sizes), max(each.past for each in sizes))
         assert size is not None, "no text here is that long"
         self.rows_of_calls.append(len(rows))
-        time.sleep(flow_s(size.rows * size.chunks * CHUNK_FRAMES))
+        time.sleep(flow_s(size.rows * size.chunks * CHUNK_FRAMES, self._speed))
         return [torch.zeros(FRAMES_PER_TOKEN * row.num_tokens, MEL_BINS) for row in rows]
 
     @staticmethod
@@ -168,14 +172,14 @@ class PretendedVocoder:
         return [torch.zeros(SAMPLES_PER_FRAME * count) for count in frames]
 
 
-def pretend() -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
+def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
     """An engine whose networks only take time."""
     settings = Settings(
         llm=LLMSettings(max_running=MAX_RUNNING, max_total_tokens=262144, graph_max_batch_size=256),
         acoustic=AcousticSettings(first_hop_tokens=22, max_batch=MAX_BATCH, prompt_cache_mb=100, stream_cache_mb=100),
         engine=EngineSettings(max_concurrent_requests=4096),
     )
-    engine, flow = TTSEngine.load(settings), PretendedFlow()
+    engine, flow = TTSEngine.load(settings), PretendedFlow(speed)
     steps = PretendedSteps(engine)
     decoder: AcousticDecoder = engine._decoder
     decoder.flow._runner = flow  # type: ignore[assignment]
@@ -190,11 +194,12 @@ def main() -> None:
     parser.add_argument("--listeners", type=int, nargs="*", default=[150, 400])
     parser.add_argument("--offline", type=int, nargs="*", default=[128], help="whole answers at once")
     parser.add_argument("--one-second", type=float, nargs="*", default=[120.0], help="short texts per second, whole")
+    parser.add_argument("--speed", type=float, default=1.0, help="of the part of a flow call that grows with its size")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     gpu_goals.VOICE_NAME = VOICE
-    engine, steps, flow = pretend()
+    engine, steps, flow = pretend(arguments.speed)
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "runs": {}}
     runs: list[tuple[str, str, dict[str, Any]]] = [
         *(

@@ -66,7 +66,7 @@ def choose_hops(
     wait_s = settings.boundary_wait_ms / 1000.0
     is_crowded = len(runs) > 1
     candidates: list[Candidate] = []
-    num_unheard, next_dry_s = 0, math.inf
+    num_unheard, num_playing, next_dry_s = 0, 0, math.inf
     for run in runs.values():
         candidate = run.offer(now_s, is_crowded=is_crowded, boundary_wait_s=wait_s)
         if candidate is not None:
@@ -76,5 +76,13 @@ def choose_hops(
             num_unheard += 1
         elif (dry_s := run.dry_s(now_s)) is not None:
             next_dry_s = min(next_dry_s, dry_s)
-    choice = plan(candidates, costs, max_batch=settings.max_batch, num_unheard=num_unheard, next_dry_s=next_dry_s)
+            num_playing += 1
+    choice = plan(
+        candidates,
+        costs,
+        max_batch=settings.max_batch,
+        num_unheard=num_unheard,
+        num_playing=num_playing,
+        next_dry_s=next_dry_s,
+    )
     return [(runs[pick.key], runs[pick.key].hop_with(pick.more_chunks)) for pick in choice.picks], choice.recheck_s

@@ -5,7 +5,7 @@ started streams by what is left to play, buffered requests. Age moves everything
 
 A started stream is left alone as long as *all* started streams, served back to back by their deadlines, would still be
 in time: until then its hop grows, which means fewer calls for the same audio. How many hops share a call follows from
-what calls cost: where rows are nearly free, many; where a call of two takes twice as long, one.
+what calls cost (`call_length.py`): where rows are nearly free, many; where a call of two takes twice as long, one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+from light_tts.acoustic.call_length import calmest_s, demand, fullest_s, lengths, sustaining_s
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
@@ -24,8 +25,6 @@ MARGIN_S = 0.05  # a deadline is met when this much is still unplayed: threads, 
 FIRST_MAX_WAIT_S = 1.0  # who waited longer for first audio competes with the streams that run dry
 BUFFERED_MAX_WAIT_S = 2.0  # a buffered request that waited this long counts as a new first chunk
 MAX_BLOCK_S = 0.1  # a call without anyone in a hurry shall not keep a newcomer waiting longer, if it can be helped
-BACKLOG_BLOCK_S = 0.3  # the same where there is more to do than time, or nobody to listen: large calls do more in it
-WORTH_WAITING = 1.05  # a longer call must do so much more per second
 FREE_RIDE = 1.25  # others join an urgent call while it gets no longer than this
 MIN_COALESCE_S, MAX_COALESCE_S = 0.001, 0.003  # under load a first chunk waits for company: a tenth of its call
 WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
@@ -108,6 +107,7 @@ def plan(
     *,
     max_batch: int,
     num_unheard: int = 0,
+    num_playing: int = 0,
     next_dry_s: float = math.inf,
 ) -> Plan:
     """Choose the hops that run together now. When there are candidates, something runs or `recheck_s` is given.
@@ -115,6 +115,7 @@ def plan(
     costs:        what calls have cost.
     max_batch:    most hops of one call.
     num_unheard:  streams that still wait for first audio, runnable or not.
+    num_playing:  started streams that are not among the candidates, and not at their end.
     next_dry_s:   when the first of the listeners runs dry whose streams are not among the candidates.
     """
     if not candidates:
@@ -123,18 +124,19 @@ def plan(
     new = sorted((each for each in candidates if not each.is_started), key=lambda each: (-each.age_s, each.key))
     firsts = [each for each in new if each.age_s >= 0.0]
     patient = [each for each in new if each.age_s < 0.0]
+    wanted = demand(started, num_playing + len(started))
     slacks = slacks_s(started, costs, max_batch)
     guard_s = RESERVE_S - MARGIN_S
     if firsts:
         guard_s = max(guard_s, _best_call_s(firsts, costs, max_batch)[1])
     num_hurried = max((count for count, slack_s in enumerate(slacks, 1) if slack_s < guard_s), default=0)
     if num_hurried:
-        return _serve_hurried(started, num_hurried, firsts, costs, max_batch)
+        return _serve_hurried(started, num_hurried, firsts, wanted, costs, max_batch)
     spare = min([next_dry_s - MARGIN_S, *slacks])
     wait_s = _coalescing_wait_s(firsts, costs, num_unheard)
     if firsts and wait_s <= 0.0:
-        return _serve_firsts(firsts, started, spare, costs, max_batch)
-    return _serve_relaxed(started, patient, spare, guard_s, wait_s, costs, max_batch)
+        return _serve_firsts(firsts, started, spare, wanted, costs, max_batch)
+    return _serve_relaxed(started, patient, spare, guard_s, wait_s, wanted, costs, max_batch)
 
 
 def slacks_s(started: Sequence[Candidate], costs: CostTable, max_batch: int) -> list[float]:
@@ -186,20 +188,34 @@ def _playable_s(tokens: int) -> float:
 
 
 def _serve_hurried(
-    started: Sequence[Candidate], num_hurried: int, firsts: Sequence[Candidate], costs: CostTable, max_batch: int
+    started: Sequence[Candidate],
+    num_hurried: int,
+    firsts: Sequence[Candidate],
+    wanted: float,
+    costs: CostTable,
+    max_batch: int,
 ) -> Plan:
     """Streams that would run dry, and among them those who have waited for first audio for too long."""
     overdue = [each for each in firsts if each.age_s >= FIRST_MAX_WAIT_S]
     hurried = [*started[:num_hurried], *overdue]
     hurried.sort(key=lambda each: (each.dry_s if each.is_started else FIRST_MAX_WAIT_S - each.age_s, each.key))
     chosen = {each.key for each in hurried}
-    rest = [each for each in (*firsts, *started[num_hurried:]) if each.key not in chosen]
+    queue = [*hurried, *(each for each in (*firsts, *started[num_hurried:]) if each.key not in chosen)]
     num_rows, call_s = _best_call_s(hurried, costs, max_batch)
     head_s = min(each.dry_s for each in hurried[:num_rows]) - MARGIN_S
-    limit_s = max(FREE_RIDE * call_s, min(MAX_BLOCK_S, head_s))
+    ways = lengths(_riding_along(queue, num_rows), costs, least_rows=num_rows, max_batch=max_batch)
     if _comes_late(hurried, num_rows, call_s):
-        limit_s = max(limit_s, _fullest_call_s([*hurried, *rest], costs, max_batch))
-    return Plan(_compose([*hurried, *rest], limit_s, costs, max_batch))
+        limit_s = max(FREE_RIDE * call_s, fullest_s(ways))
+    else:
+        limit_s = max(FREE_RIDE * call_s, min(max(MAX_BLOCK_S, sustaining_s(ways, wanted)), head_s))
+    return Plan(_compose(queue, limit_s, costs, max_batch))
+
+
+def _riding_along(queue: Sequence[Candidate], num_rows: int) -> list[Candidate]:
+    """The queue without hops that are longer than those at its head, to which others are padded."""
+    head = queue[:num_rows]
+    frames = max(max(each.frames, each.chunk_frames) for each in head)
+    return [*head, *(each for each in queue[num_rows:] if each.frames <= frames)]
 
 
 def _comes_late(hurried: Sequence[Candidate], num_rows: int, call_s: float) -> bool:
@@ -212,16 +228,21 @@ def _comes_late(hurried: Sequence[Candidate], num_rows: int, call_s: float) -> b
 
 
 def _serve_firsts(
-    firsts: Sequence[Candidate], started: Sequence[Candidate], spare: float, costs: CostTable, max_batch: int
+    firsts: Sequence[Candidate],
+    started: Sequence[Candidate],
+    spare: float,
+    wanted: float,
+    costs: CostTable,
+    max_batch: int,
 ) -> Plan:
-    _, call_s = _best_call_s(firsts, costs, max_batch)
-    ride_s = FREE_RIDE * call_s
-    if len(started) >= max_batch:  # a crowd, of which the system must not fall behind for the sake of short calls
-        ride_s = max(ride_s, MAX_BLOCK_S)
-    limit_s = max(call_s, min(ride_s, spare))
+    num_rows, call_s = _best_call_s(firsts, costs, max_batch)
+    queue = [*firsts, *started]
+    ways = lengths(_riding_along(queue, num_rows), costs, least_rows=num_rows, max_batch=max_batch)
+    limit_s = max(call_s, min(sustaining_s(ways, wanted), spare))
     if all(each.is_buffered for each in firsts):
-        limit_s = max(limit_s, min(_fullest_call_s(firsts, costs, max_batch), spare))
-    return Plan(_compose([*firsts, *started], limit_s, costs, max_batch))
+        ways = lengths(firsts, costs, least_rows=num_rows, max_batch=max_batch)
+        limit_s = max(limit_s, min(fullest_s(ways), spare))
+    return Plan(_compose(queue, limit_s, costs, max_batch))
 
 
 def _serve_relaxed(
@@ -230,6 +251,7 @@ def _serve_relaxed(
     spare: float,
     guard_s: float,
     firsts_wait_s: float,
+    wanted: float,
     costs: CostTable,
     max_batch: int,
 ) -> Plan:
@@ -248,7 +270,13 @@ def _serve_relaxed(
     if not ready or firsts_wait_s > 0.0:
         return Plan((), recheck_s)
     _, call_s = _best_call_s(ready[:max_batch], costs, max_batch)
-    block_s = MAX_BLOCK_S if started else max(MAX_BLOCK_S, _fullest_call_s(ready, costs, max_batch))
+    ways = lengths(_riding_along(ready, 1), costs, least_rows=1, max_batch=max_batch)
+    if not started:
+        block_s = max(MAX_BLOCK_S, fullest_s(lengths(ready, costs, least_rows=1, max_batch=max_batch)))
+    elif ready[0].is_started:
+        block_s = calmest_s(ways, wanted)
+    else:
+        block_s = MAX_BLOCK_S
     limit_s = min(max(block_s, call_s), spare)
     return Plan(_compose(ready, limit_s, costs, max_batch), recheck_s)
 
@@ -283,19 +311,6 @@ def _best_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -
             best = total_s, rows, call_s
     assert best is not None, "there is somebody to serve"
     return best[1], best[2]
-
-
-def _fullest_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -> float:
-    """Seconds of the call that does most per second, of at most BACKLOG_BLOCK_S if more than one hop is in it."""
-    best_rate, best_s, frames = 0.0, 0.0, 0
-    for rows, candidate in enumerate(queue[:max_batch], 1):
-        frames = max(frames, candidate.frames)
-        call_s = costs.estimate_s(rows, frames)
-        if rows > 1 and call_s > BACKLOG_BLOCK_S:
-            break
-        if rows / call_s > WORTH_WAITING * best_rate:
-            best_rate, best_s = rows / call_s, call_s
-    return best_s
 
 
 def _compose(queue: Sequence[Candidate], limit_s: float, costs: CostTable, max_batch: int) -> tuple[Pick, ...]:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from light_tts.acoustic.concave_fit import Curve, fit_concave
+
 FRAMES_PER_BUCKET = 50
 LEARNING_RATE = 0.2  # weight of the newest call in its bucket
-# A call that took this many times what was expected is taken for a hiccup, and counts as this many. With more, a single
-# one would make a smaller size look better, after which nothing would correct it.
+# A call that took this many times what was expected is taken for a hiccup, and counts as this many.
 OUTLIER = 2.0
+_HALF_LIFE_CALLS = 300  # a bucket that was not seen for so many calls counts half
+_USUAL_ERROR = 0.1  # of a bucket beside the curve; one that is further away counts for less
+_GUESS_WEIGHT = 1e-9  # of the guessed line beside one bucket: it decides only what measurements leave open
+_KNOTS = tuple(FRAMES_PER_BUCKET * 2.0**power for power in range(1, 10))  # rows x frames at which the curve may bend
 
 Measured = tuple[int, int, float]  # rows, frames of the longest row, seconds
 
@@ -19,56 +24,62 @@ Measured = tuple[int, int, float]  # rows, frames of the longest row, seconds
 class CostTable:
     """Seconds of one call (flow and vocoder) by rows and frames of the longest row.
 
-    A bucket that was measured wins. One that was not is guessed from the nearest measured one, scaled along the line
-    `call_s + frame_s * rows * frames` through all that was measured; before anything was, along a guessed line. No call
-    costs more than a larger one did: an unlucky measurement, after which its size was never chosen again, would stay.
+    Buckets (rows up to a power of two, frames up to whole chunks) hold what was measured. Estimates lie on a curve over
+    rows x frames through all of them: a call takes a while whatever is in it, and each further row no longer than the
+    one before. A bucket by itself would say less: noise makes a size look slow, it is not chosen again, and so never
+    corrected. Before anything was measured, and where measurements leave it open, the curve follows a guessed line.
     """
 
     def __init__(self, measured: Iterable[Measured] = (), *, call_s: float = 0.02, frame_s: float = 0.0005) -> None:
         self._measured_s = {_bucket(rows, frames): seconds for rows, frames, seconds in measured}
         self._guess = (call_s, frame_s)
-        self._line: tuple[float, float] | None = None
-        self._estimates_s: dict[tuple[int, int], float] = {}
+        self._num_calls = 0
+        self._seen_at_call = dict.fromkeys(self._measured_s, 0)
+        self._curve = self._fit()
 
     def estimate_s(self, rows: int, frames: int) -> float:
         """Expected seconds of a call."""
         if rows <= 0 or frames <= 0:
             return 0.0
-        bucket = _bucket(rows, frames)
-        estimates_s = self._estimates_s
-        if bucket not in estimates_s:
-            measured_s = self._measured_s
-            known_s = measured_s[bucket] if bucket in measured_s else self._guess_s(bucket)
-            rows, frames = bucket
-            larger_s = (seconds for known, seconds in measured_s.items() if known[0] >= rows and known[1] >= frames)
-            estimates_s[bucket] = min([known_s, *larger_s])
-        return estimates_s[bucket]
+        return self._curve.at((1 << (rows - 1).bit_length()) * (-(-frames // FRAMES_PER_BUCKET) * FRAMES_PER_BUCKET))
 
     def observe(self, rows: int, frames: int, seconds: float) -> None:
         """Learn from a call that has run."""
         if rows <= 0 or frames <= 0:
             return
         bucket = _bucket(rows, frames)
-        known = self._measured_s.get(bucket)
-        if known is not None:
-            seconds = known + LEARNING_RATE * (min(seconds, OUTLIER * known) - known)
+        known_s = self._measured_s.get(bucket)
+        if known_s is not None:
+            seconds = known_s + LEARNING_RATE * (min(seconds, OUTLIER * known_s) - known_s)
+        elif self._measured_s:
+            seconds = min(seconds, OUTLIER * self._curve.at(_work(bucket)))
+        self._num_calls += 1
+        self._seen_at_call[bucket] = self._num_calls
         # Replaced, not changed: others may be reading.
-        self._measured_s = {**self._measured_s, bucket: seconds}
-        self._estimates_s = {}
-        self._line = None
+        self._measured_s = {**self._measured_s, bucket: max(seconds, 1e-9)}
+        self._curve = self._fit()
 
     def measured(self) -> list[Measured]:
-        """(rows, frames, seconds) of every bucket seen; `CostTable(measured)` is this table again."""
+        """(rows, frames, seconds) of every bucket seen; `CostTable(measured)` knows the same, but for its age."""
         return [(rows, frames, seconds) for (rows, frames), seconds in sorted(self._measured_s.items())]
 
-    def _guess_s(self, bucket: tuple[int, int]) -> float:
-        measured_s, line = self._measured_s, self._line
-        if not measured_s:
-            return _along(self._guess, bucket)
-        if line is None:
-            line = self._line = _fit(measured_s, self._guess)
-        nearest = min(measured_s, key=lambda known: (_distance(known, bucket), known))
-        return measured_s[nearest] * _along(line, bucket) / _along(line, nearest)
+    def _fit(self) -> Curve:
+        call_s, frame_s = self._guess
+        points = [
+            (_work(bucket), seconds, 0.5 ** ((self._num_calls - self._seen_at_call[bucket]) / _HALF_LIFE_CALLS))
+            for bucket, seconds in self._measured_s.items()
+        ]
+        ratios = [seconds / (call_s + frame_s * work) for work, seconds, _ in points]
+        scale = sum(ratios) / len(ratios) if ratios else 1.0
+        guessed = [(work, scale * (call_s + frame_s * work), _GUESS_WEIGHT) for work in (*_KNOTS, 2.0 * _KNOTS[-1])]
+        curve = fit_concave([*points, *guessed], _KNOTS)
+        if len(points) <= 2:
+            return curve
+        trusted = [
+            (work, seconds, weight * _USUAL_ERROR / max(_USUAL_ERROR, abs(seconds / curve.at(work) - 1.0)))
+            for work, seconds, weight in points
+        ]
+        return fit_concave([*trusted, *guessed], _KNOTS)
 
 
 def _bucket(rows: int, frames: int) -> tuple[int, int]:
@@ -76,29 +87,5 @@ def _bucket(rows: int, frames: int) -> tuple[int, int]:
     return 1 << (rows - 1).bit_length(), -(-frames // FRAMES_PER_BUCKET) * FRAMES_PER_BUCKET
 
 
-def _distance(known: tuple[int, int], wanted: tuple[int, int]) -> float:
-    work = known[0] * known[1], wanted[0] * wanted[1]
-    return abs(work[0] - work[1]) / max(work) + 0.1 * abs(known[0] - wanted[0])
-
-
-def _along(line: tuple[float, float], bucket: tuple[int, int]) -> float:
-    return line[0] + line[1] * bucket[0] * bucket[1]
-
-
-def _fit(measured_s: dict[tuple[int, int], float], guess: tuple[float, float]) -> tuple[float, float]:
-    """The line with the least squared relative error; what cannot be told from few points keeps the guess's shape."""
-    points = [(float(rows * frames), max(seconds, 1e-9)) for (rows, frames), seconds in measured_s.items()]
-    weights = [1.0 / seconds**2 for _, seconds in points]
-    total = sum(weights)
-    mean_x = sum(weight * x for weight, (x, _) in zip(weights, points, strict=True)) / total
-    mean_y = sum(weight * y for weight, (_, y) in zip(weights, points, strict=True)) / total
-    spread = sum(weight * (x - mean_x) ** 2 for weight, (x, _) in zip(weights, points, strict=True))
-    if spread > 0.0:
-        slope = sum(w * (x - mean_x) * (y - mean_y) for w, (x, y) in zip(weights, points, strict=True)) / spread
-        intercept = mean_y - slope * mean_x
-        if slope > 0.0 and intercept >= 0.0:
-            return intercept, slope
-        if slope > 0.0:
-            return 0.0, mean_y / mean_x
-    scale = mean_y / (guess[0] + guess[1] * mean_x)
-    return scale * guess[0], scale * guess[1]
+def _work(bucket: tuple[int, int]) -> float:
+    return float(bucket[0] * bucket[1])

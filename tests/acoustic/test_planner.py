@@ -129,11 +129,18 @@ def test_a_call_is_full_where_there_is_more_to_do_than_time():
     assert len(plan(in_time, CONCAVE, max_batch=64, num_unheard=1).keys) <= 32
 
 
-def test_a_crowd_rides_along_with_newcomers():
+def test_as_many_ride_along_with_newcomers_as_keeps_the_crowd_playing():
+    """A call makes at least what is heard while it lasts, and is not longer than that."""
     newcomers = [new(100 + key, 0.1) for key in range(4)]
-    crowd = [started(key, 2.0) for key in range(40)]
-    assert len(plan([*newcomers, *crowd[:10]], CONCAVE, max_batch=32).keys) < 10
-    assert len(plan([*newcomers, *crowd], CONCAVE, max_batch=32).keys) == 32
+    crowd = [started(key, 2.0) for key in range(60)]
+    alone_s = CONCAVE.estimate_s(4, 50)
+    assert len(plan([*newcomers, *crowd[:20]], CONCAVE, max_batch=64).keys) == 8
+    for num_playing in (0, 100, 200):
+        width = len(plan([*newcomers, *crowd], CONCAVE, max_batch=64, num_playing=num_playing).keys)
+        call_s = CONCAVE.estimate_s(width, 50)
+        assert call_s > alone_s
+        assert width - 4 >= (60 + num_playing) * call_s
+    assert width == 64
 
 
 def test_calls_that_nobody_listens_to_are_full():
