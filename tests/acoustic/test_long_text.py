@@ -59,7 +59,8 @@ def test_cost_and_memory_are_flat_over_a_long_text(
         return max(value for value, at in zip(values, minutes, strict=True) if at == minute)
 
     assert max(held_tokens) <= (MAX_SEGMENTS_AHEAD + 1) * SEGMENT_TOKENS
-    assert most(held_bytes, num_minutes - 1) <= most(held_bytes, 0)
+    # But for where the last hop before the end ends.
+    assert most(held_bytes, num_minutes - 1) <= 1.1 * most(held_bytes, 0)
     assert flow.stream_budget.used_bytes == 0
     # After the first call, which computes the voice's prompt, only the hop's own frames are computed, everywhere.
     assert max(frames_of_calls[1:]) <= 2 * (HOP_TOKENS + CHUNK + LOOKAHEAD)

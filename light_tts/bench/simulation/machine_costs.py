@@ -20,10 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from light_tts.acoustic.stage_costs import CostTable, Measured
 from light_tts.errors import ConfigError
+
+if TYPE_CHECKING:
+    from light_tts.acoustic.stage_costs import CostTable, Measured
 
 
 class AcousticCosts(Protocol):
@@ -103,7 +105,7 @@ class MachineCosts:
         if str(generation) not in tables and measured is None:
             raise ConfigError(f"The stage costs of '{name}' do not cover this family; give measured ones with --costs.")
         if measured is not None:
-            acoustic: AcousticCosts = MeasuredCosts(CostTable(read_measured(measured)))
+            acoustic: AcousticCosts = _measured(read_measured(measured))
         else:
             acoustic = _acoustic(tables[str(generation)], data["efficiency"])
         labels = {"llm": label, "acoustic": label if measured is None else f"measured ({measured.name})"}
@@ -141,8 +143,14 @@ def read_measured(path: Path) -> list[Measured]:
 
 def _acoustic(table: dict[str, Any], efficiency: float) -> AcousticCosts:
     if "measured" in table:
-        return MeasuredCosts(CostTable((rows, frames, seconds) for rows, frames, seconds in table["measured"]))
+        return _measured([(rows, frames, seconds) for rows, frames, seconds in table["measured"]])
     return DerivedCosts(**_in_seconds(table, efficiency))
+
+
+def _measured(calls: list[Measured]) -> MeasuredCosts:
+    from light_tts.acoustic.stage_costs import CostTable  # brings numpy, which a look at the command need not wait for
+
+    return MeasuredCosts(CostTable(calls))
 
 
 def _in_seconds(table: dict[str, float], efficiency: float) -> dict[str, float]:
