@@ -82,6 +82,8 @@ def prepare_gpu(environment: MutableMapping[str, str]) -> None:
     name = next(name for name in ALLOCATOR_VARIABLES if environment.get(name))
     # It would try all algorithms again for every length of audio that it has not met.
     torch.backends.cudnn.benchmark = False
+    # What is left for the host are copies; a team of threads for one takes longer to wake than it saves.
+    torch.set_num_threads(1)
     logger.info("GPU memory: %s=%s; cudnn.benchmark: off, since audio has any length", name, environment[name])
     shorten_turns()
 

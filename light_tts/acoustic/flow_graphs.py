@@ -20,7 +20,7 @@ from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTabl
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
 from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
-from light_tts.kernels.recording import record_graph
+from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
 from light_tts.types import FRAMES_PER_TOKEN
@@ -120,7 +120,7 @@ class PagedRunner:
         net.noise  # noqa: B018 - copied to the device now, which no recording may do
         if most_graphs:
             self._memory = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream()
+            self._stream = torch.cuda.Stream(priority=ACOUSTIC_PRIORITY)
             # A memory pool that no recording uses is gone for good: this one keeps it.
             self._anchor = record_graph(lambda: torch.zeros(1, device=net.device), self._memory, self._stream)
 

@@ -25,7 +25,7 @@ from light_tts.acoustic.vocoder_sizes import MOST_FRAMES, ROWS, Size, recorded_s
 from light_tts.errors import EngineFailure
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
-from light_tts.kernels.recording import record_graph
+from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.hift import HiftNet
 from light_tts.models.nets.hift_packed import HiftKernels, PackedHift
@@ -67,6 +67,7 @@ class VocoderGraphs:
         self._integers = torch.zeros(ROWS[-1], self._rows.num_integers, dtype=torch.int64, device=net.device)
         # Causal rows give one frame more than they are given.
         self._samples = torch.zeros((MOST_FRAMES + ROWS[-1]) * net.samples_per_frame, device=net.device)
+        self._on_host = torch.zeros(len(self._samples), pin_memory=net.device.type == "cuda")
         self._graphs: dict[Size, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._memory: Any = None
 
@@ -105,7 +106,7 @@ class VocoderGraphs:
         torch.cuda.empty_cache()
         started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(device)
         sizes = self.catalogue(max_rows)
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device, priority=ACOUSTIC_PRIORITY)
         for done, size in enumerate(sizes, 1):
             try:
                 self._record(size, stream)
@@ -200,8 +201,21 @@ class VocoderGraphs:
             mel = torch.zeros(num_rows, frames, MEL_BINS, device=self.net.device)
             self._fill(mel, group)
             samples = self._rows.step(mel, integers.to(self.net.device), self._pool)
-        on_host = samples[: len(group), : max(row.end for row in group)].cpu()
-        return [on_host[index, row.begin : row.end].clone() for index, row in enumerate(group)]
+        return self._sent(samples, group)
+
+    def _sent(self, samples: Tensor, group: Sequence[Row]) -> list[Tensor]:
+        """The samples of each row on the host, when the device has made them.
+
+        Copied by numpy: torch would wake threads for a row of a few seconds, and waiting for them takes longer.
+        """
+        width = max(row.end for row in group)
+        count = len(group) * width
+        there = self._on_host[:count] if count <= len(self._on_host) else torch.empty(count)
+        on_host = there.view(len(group), width).copy_(samples[: len(group), :width], non_blocking=True)
+        if samples.is_cuda:
+            torch.cuda.current_stream(samples.device).synchronize()
+        table = on_host.numpy()
+        return [torch.from_numpy(table[index, row.begin : row.end].copy()) for index, row in enumerate(group)]
 
     def _padding(self, rows: int) -> Tensor:
         """Integers of rows that only fill a call."""

@@ -7,6 +7,8 @@ length.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +18,8 @@ from light_tts.kernels.flow_attention import FlowPages, RelativePositions
 from light_tts.kernels.triton_math import begin, launch_options
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
-_FEW_PROGRAMS = 128
+_FEW_PROGRAMS = 32  # of 64 queries each
+_MANY_PROGRAMS = 1024
 _LOG2_E = 1.4426950408889634
 
 
@@ -207,12 +210,24 @@ def can_attend(head_dim: int) -> bool:
     return head_dim >= _LEAST_DOT_ROWS and head_dim & (head_dim - 1) == 0
 
 
-def _tile(num_rows: int, num_steps: int, heads: int, has_positions: bool) -> tuple[int, int]:
-    """Queries and keys of a tile: few queries and many keys while programs are too few for a device."""
-    if num_rows * heads * triton.cdiv(num_steps, 64) <= _FEW_PROGRAMS:
-        return _LEAST_DOT_ROWS, 64 if has_positions else 128
+class _Tile(NamedTuple):
+    """Queries and keys of a tile, and for how many tiles of keys loads run ahead."""
+
+    queries: int
+    keys: int
+    stages: int
+
+
+def _tile(num_rows: int, num_steps: int, heads: int, *, has_positions: bool, has_rotation: bool) -> _Tile:
+    """Few queries and many keys while programs are too few for a device; the rest was measured on an H100."""
+    programs = num_rows * heads * triton.cdiv(num_steps, 64)
+    if programs <= _FEW_PROGRAMS:
+        return _Tile(_LEAST_DOT_ROWS, 64 if has_positions else 128, 2)
     most_queries = 32 if has_positions else 64
-    return min(most_queries, max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps))), 64
+    queries = min(most_queries, max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps)))
+    if has_positions or programs < _MANY_PROGRAMS:
+        return _Tile(queries, 64, 2)
+    return _Tile(queries, 64, 1) if has_rotation else _Tile(queries, 32, 3)
 
 
 def paged_chunk_attention(
@@ -230,8 +245,10 @@ def paged_chunk_attention(
     width, sequences = width3 // 3, pages.past.shape[0]
     head_dim = width // heads
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
-    queries, keys = _tile(rows, steps, heads, positions is not None)
-    _attention_kernel[(triton.cdiv(steps, queries), heads, rows)](
+    tile = _tile(
+        rows, steps, heads, has_positions=positions is not None, has_rotation=rotation is not None
+    )
+    _attention_kernel[(triton.cdiv(steps, tile.queries), heads, rows)](
         qkv,
         kept,
         pages.past,
@@ -252,14 +269,14 @@ def paged_chunk_attention(
         HEADS=heads,
         HEAD_DIM=head_dim,
         PAGE_STEPS=kept.shape[2],
-        QUERIES=queries,
-        KEYS=keys,
+        QUERIES=tile.queries,
+        KEYS=tile.keys,
         HAS_ROTATION=rotation is not None,
         REACH=0 if positions is None else positions.reach,
-        WINDOW=triton.next_power_of_2(queries + keys),
+        WINDOW=triton.next_power_of_2(tile.queries + tile.keys),
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
         num_warps=4,
-        num_stages=2,
+        num_stages=tile.stages,
         **launch_options(rows * steps, overlaps),
     )
     return out

@@ -13,6 +13,10 @@ from torch import Tensor
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
 from light_tts.kernels.triton_math import begin, has_large_shared_memory, launch_options, mish, precision_of
 
+# Up to so many rows, small tiles keep more multiprocessors busy; each group of channels has programs of its own.
+_FEW_ROWS = 3150
+_FEW_GROUPED_ROWS = 150
+
 
 @triton.jit(do_not_specialize=["num_rows", "num_steps", "num_sequences", "saves_width"])  # type: ignore[untyped-decorator]
 def _conv_kernel(
@@ -159,8 +163,10 @@ def paged_conv(
     depth = _depth(inputs, shortcut_inputs)
     norm_weight, norm_bias, eps = (weights.bias, weights.bias, 0.0) if weights.norm is None else weights.norm
     out = torch.empty(batch, steps, len(weights.matrix), dtype=dtype, device=x.device)
-    tile_rows, warps = (16, 4) if num_rows <= 1024 else (64, 8)
-    if tile_rows == 64:
+    if num_rows <= (_FEW_ROWS if weights.groups == 1 else _FEW_GROUPED_ROWS):
+        tile_rows, warps = 16, 4
+    else:
+        tile_rows, warps = 64, 8 if weights.groups == 1 else 4
         depth = min(depth, 64 if has_large_shared_memory(x.device) else 32)
     _conv_kernel[(triton.cdiv(num_rows, tile_rows), weights.groups)](
         x,

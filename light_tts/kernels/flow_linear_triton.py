@@ -1,7 +1,7 @@
 """Products with norms before and residuals after, one kernel each. Plain versions: `flow_linear.py`.
 
 Importing this needs Triton. Tiles are small where rows are few, since then a call is bound by the latency of one
-program and not by arithmetic.
+program and not by arithmetic; where they are many, a norm and a product of the vendor's library are faster.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import functional as F
 
 from light_tts.kernels.flow_linear import Activation
-from light_tts.kernels.triton_math import activate, begin, has_large_shared_memory, launch_options, precision_of
+from light_tts.kernels.triton_math import activate, begin, launch_options, precision_of
+
+FUSED_ROWS = 350  # with more, norm and product are two kernels: each program would normalise its rows again
+_NORM_ROWS = 4  # of a program of the norm by itself
 
 
 class Tile(NamedTuple):
@@ -79,6 +83,35 @@ def _norm_linear_kernel(
         places = rows.to(tl.int64)[:, None] * OUT + columns[None, :]
         tl.store(out + places, sums.to(out.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
         columns += COLUMNS
+
+
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
+def _norm_kernel(
+    x: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    num_rows: tl.tensor,
+    eps: tl.tensor,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+) -> None:
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    places = tl.arange(0, BLOCK)
+    is_place = places < WIDTH
+    scales = tl.load(weight + places, mask=is_place, other=0.0)
+    shifts = tl.load(bias + places, mask=is_place, other=0.0)
+    begin(OVERLAPS)
+    is_inside = (rows < num_rows)[:, None] & is_place[None, :]
+    offsets = rows.to(tl.int64)[:, None] * WIDTH + places[None, :]
+    tile = tl.load(x + offsets, mask=is_inside, other=0.0).to(tl.float32)
+    mean = tl.sum(tile, axis=1) / WIDTH
+    centred = tl.where(is_place[None, :], tile - mean[:, None], 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / WIDTH + eps)
+    normed = centred * scale[:, None] * scales[None, :] + shifts[None, :]
+    tl.store(out + offsets, normed.to(out.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
@@ -161,28 +194,29 @@ def _gated_norm_kernel(
     tl.store(out + start + places, (normed * scales + shifts).to(out.dtype.element_ty), mask=is_inside)
 
 
-def _norm_tile(num_rows: int, width: int, device: torch.device) -> tuple[Tile, int]:
+def _norm_tile(num_rows: int, width: int) -> tuple[Tile, int]:
     """Tile, and how many tiles of columns one program computes from the rows it has normalised."""
     depth = max(16, triton.next_power_of_2(width))
-    is_wide, is_large = depth > 256, has_large_shared_memory(device)
-    warps, columns = (8, 32) if is_wide else (4, 64)
+    warps, columns = (8, 32) if depth > 256 else (4, 64)
     if num_rows <= 128:
         return Tile(16, columns, depth, warps, 2), 1
-    if num_rows <= 1024:
-        return Tile(32, columns, depth, warps, 2), 2
-    return Tile(64, 64 if is_large and not is_wide else 32, depth, 8, 2 if is_large or not is_wide else 1), 8
+    return Tile(32, columns, depth, warps, 2), 2
 
 
-def _residual_tile(num_rows: int, width: int, overlaps: bool) -> Tile:
+def _residual_tile(num_rows: int, width: int, value_bytes: int, overlaps: bool) -> Tile:
+    """The fastest on an H100, within what every GPU has of shared memory."""
     whole = max(16, triton.next_power_of_2(width))
-    if num_rows <= 256:
+    if num_rows <= FUSED_ROWS:
         if overlaps and whole <= 1024:
             # All weights of a program are on their way before the inputs are there.
             return Tile(16, 32, whole, 4 if whole <= 512 else 8, 1)
         return Tile(16, 32, min(128, whole), 4, 4)
-    if num_rows <= 2048:
-        return Tile(32, 64, min(128, whole), 4, 3)
-    return Tile(128, 128, min(64, whole), 8, 3)
+    depth = min(whole, 128 // value_bytes)
+    if num_rows <= 750:
+        return Tile(16, 64, min(whole, 2 * depth), 4, 4)
+    if num_rows <= 3150:
+        return Tile(64, 64, depth, 4, 4)
+    return Tile(64, 128, depth, 4, 3)
 
 
 def norm_linear(
@@ -194,12 +228,19 @@ def norm_linear(
     *,
     overlaps: bool = False,
 ) -> Tensor:
-    """See `norm_linear_plain`; everything contiguous, K at most 1024."""
+    """See `norm_linear_plain`; everything contiguous, K at most 1024.
+
+    Of more than FUSED_ROWS rows and in 16 bits, GELU is its tanh form, which is at most 5e-4 away: rounding moves an
+    output of 0.25 as far.
+    """
     num_rows, width = x.shape
     weight, shift, eps = norm
     num_columns = matrix.shape[0]
+    if num_rows > FUSED_ROWS:
+        normed = _normed(x, norm, matrix.dtype, overlaps=overlaps)
+        return _activated_product(normed, matrix, bias, activation)
     out = torch.empty(num_rows, num_columns, dtype=matrix.dtype, device=x.device)
-    tile, column_tiles = _norm_tile(num_rows, width, x.device)
+    tile, column_tiles = _norm_tile(num_rows, width)
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns * column_tiles))
     _norm_linear_kernel[grid](
         x,
@@ -226,6 +267,40 @@ def norm_linear(
     return out
 
 
+def _normed(x: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype, *, overlaps: bool) -> Tensor:
+    """LayerNorm(x) [M, K] in `dtype`."""
+    num_rows, width = x.shape
+    weight, shift, eps = norm
+    out = torch.empty(num_rows, width, dtype=dtype, device=x.device)
+    block = triton.next_power_of_2(width)
+    _norm_kernel[(triton.cdiv(num_rows, _NORM_ROWS),)](
+        x,
+        weight,
+        shift,
+        out,
+        num_rows,
+        eps,
+        WIDTH=width,
+        BLOCK=block,
+        ROWS=_NORM_ROWS,
+        num_warps=max(1, block // 256),
+        **launch_options(num_rows, overlaps),
+    )
+    return out
+
+
+def _activated_product(x: Tensor, matrix: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    """activation(x W^T + b) by the vendor's library: faster than a kernel of ours where there are many rows."""
+    if activation in ("gelu", "gelu_tanh") and bias is not None and matrix.element_size() == 2:
+        return torch._addmm_activation(bias, x, matrix.t(), use_gelu=True)
+    out = F.linear(x, matrix, bias)
+    if activation == "silu":
+        return F.silu(out, inplace=True)
+    if activation == "none":
+        return out
+    return F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
 def linear_residual(
     x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None, *, overlaps: bool = False
 ) -> Tensor:
@@ -233,7 +308,7 @@ def linear_residual(
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
-    tile = _residual_tile(num_rows, width, overlaps)
+    tile = _residual_tile(num_rows, width, matrix.element_size(), overlaps)
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
     _linear_residual_kernel[grid](
         x,

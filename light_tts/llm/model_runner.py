@@ -20,6 +20,7 @@ from torch import Tensor
 
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.draw import MAX_TOP_K
+from light_tts.kernels.recording import LLM_PRIORITY
 from light_tts.llm.cuda_graph import GraphRecorder, why_not
 from light_tts.llm.decoding_group import NO_AHEAD_ROWS
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
@@ -69,10 +70,9 @@ class ModelRunner:
             is_int8=kv_int8,
         )
         self._sampler = Sampler(win_size=win_size, tau_r=tau_r, head_size=lm.ids.head_size, device=self._device)
-        # Decoding is a chain of short steps that listeners wait for; bigger work of other threads gives way to it.
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
-            self._stream = torch.cuda.Stream(self._device, priority=-1)
+            self._stream = torch.cuda.Stream(self._device, priority=LLM_PRIORITY)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._padded: PaddedSteps | None = None
         self._has_captured = False

@@ -192,7 +192,7 @@ class Replay:
 def no_gpu(monkeypatch):
     """What recording asks of a GPU, without one."""
     for name in ("empty_cache", "reset_peak_memory_stats", "graph_pool_handle", "Stream"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: object())
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: object())
     for name in ("memory_reserved", "memory_allocated", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: SimpleNamespace(synchronize=lambda: None))

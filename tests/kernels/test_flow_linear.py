@@ -63,7 +63,7 @@ def test_a_product_before_a_residual(device, shape, dtype, tolerance):
         check(linear_residual(x, matrix, bias, given), expected, torch.float32, tolerance)
 
 
-@pytest.mark.parametrize("rows", [129, 1100, 2100])
+@pytest.mark.parametrize("rows", [129, 351, 800, 3200])
 def test_every_tile_size_covers_its_rows(device, rows):
     from light_tts.kernels.flow_linear_triton import linear_residual, norm_linear
 
@@ -71,6 +71,18 @@ def test_every_tile_size_covers_its_rows(device, rows):
     check(norm_linear(x, norm, matrix, bias), norm_linear_plain(x, norm, matrix, bias), torch.float32, 2e-5)
     expected = linear_residual_plain(x, matrix, bias, residual)
     check(linear_residual(x, matrix, bias, residual), expected, torch.float32, 2e-5)
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("width", [80, 1024])
+def test_norm_and_product_apart_where_there_are_many_rows(device, dtype, tolerance, activation, width):
+    from light_tts.kernels.flow_linear_triton import FUSED_ROWS, norm_linear
+
+    x, norm, matrix, bias, _ = random_parts((FUSED_ROWS + 3, width, 48), dtype, device)
+    for given in (bias, None):
+        expected = norm_linear_plain(x, norm, matrix.float(), None if given is None else given.float(), activation)
+        check(norm_linear(x, norm, matrix, given, activation), expected, dtype, tolerance)
 
 
 @pytest.mark.parametrize("shape", [(5, 1024), (3, 64), (2, 100)], ids=str)
