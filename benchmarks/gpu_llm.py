@@ -47,6 +47,7 @@ from light_tts.settings import LLMSettings
 from light_tts.types import LLMPrompt
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128, 256)
+PROFILED = (1, 16, 64, 256)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -97,6 +98,7 @@ class Bench:
         self.record_s = time.perf_counter() - started_s
         self.runs: list[Any] = []
         self.waited_s = 0.0
+        self.profiles: dict[str, Any] = {}
         wait = PendingDraws.wait
 
         def timed_wait(draws: PendingDraws) -> Any:
@@ -142,6 +144,8 @@ class Bench:
             # The inputs are those of the last step: the contexts are real ones.
             result["gpu_ms"] = replay_ms(padded._replays[StepShape.decoding(batch)])
             result |= self._versions_ms(padded, batch)
+            if batch in PROFILED:  # now, while the inputs are those of such a step
+                self.profiles[f"decode_{batch}"] = self.kernels(StepShape.decoding(batch))
         self.clear()
         return {key: round(value, 3) for key, value in result.items()}
 
@@ -286,11 +290,8 @@ def main() -> None:
         }
         print(json.dumps({key: report[key] for key in ("record_s", "prefill_ms", "mixed_ms")}, indent=1), flush=True)
         if not arguments.eager and not arguments.no_profile:
-            padded = bench.engine._runner._padded
-            shapes = {f"decode_{batch}": StepShape.decoding(batch) for batch in (1, 16, 64, 256)}
-            shapes["packed_256"] = padded._packed_shape(256)
-            report["profile"] = {name: bench.kernels(shape) for name, shape in shapes.items()}
-            for name, profile in report["profile"].items():
+            report["profile"] = bench.profiles
+            for name, profile in bench.profiles.items():
                 print(name, profile["kernels"], "kernels", profile["sum_us"], "us")
                 for line in profile["top"][:12]:
                     print(f"  {line['us']:9.1f} us {line['launches']:4d} x {line['kernel']}")

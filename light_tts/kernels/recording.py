@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-# Of streams, lower first. Flow and vocoder are most of what a crowded GPU has to do, and what first audio waits for when
-# its tokens are there; the language model runs ahead of playback, and computes in the gaps that they leave.
+# Of streams, lower first. Flow and vocoder are most of what a crowded GPU has to do, and what first audio waits for
+# when its tokens are there; the language model runs ahead of playback, and computes in the gaps that they leave.
 ACOUSTIC_PRIORITY, LLM_PRIORITY = -1, 0
 
 
