@@ -35,7 +35,7 @@ from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
 from light_tts.llm.padded_steps import PaddedSteps
 from light_tts.llm.pending import PendingDraws
-from light_tts.llm.step_inputs import StepShape
+from light_tts.llm.step_shape import StepShape
 from light_tts.models.family import family_named
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import SamplingDefaults

@@ -14,51 +14,56 @@ from light_tts.llm.sequence import Sequence
 class AheadRows(NamedTuple):
     """Of each sequence the row of its sample that is still on its way; after each a sample is drawn.
 
-    step:  as long as `sequences` is the same object, all places are higher by as much as this is.
+    step:   as long as `sequences` is the same object, all places are higher by as much as this is.
+    grown:  those that have got a page for it.
     """
 
     sequences: tuple[Sequence, ...]
     step: int
+    grown: tuple[Sequence, ...]
 
 
-NO_AHEAD_ROWS = AheadRows((), 0)
+NO_AHEAD_ROWS = AheadRows((), 0, ())
 
 
 class DecodingGroup:
-    """The scheduler owns it. A member has a place in the batch, pages, and a sample on its way."""
+    """The scheduler owns it. A member has a place in the batch, pages, and a sample on its way.
+
+    sequences:  the members; the same object as long as nobody joins or leaves.
+    """
 
     def __init__(self, block_tokens: int) -> None:
         self._block_tokens = block_tokens
-        self._sequences: tuple[Sequence, ...] = ()
+        self.sequences: tuple[Sequence, ...] = ()
         self._step = 0
         # By step: members that will have filled their pages by then, or have one sure row left.
         self._due: dict[int, dict[Sequence, None]] = {}
         self._is_planned = False
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self.sequences)
 
     def join_if_sure(self, sequence: Sequence) -> None:
         """Take in a sequence of which a sample was just launched, if the row of that is sure to be wanted."""
         if _num_sure_steps(sequence) > 0 and sequence.void_start < 0:
             sequence.is_grouped = True
-            self._sequences += (sequence,)
+            self.sequences += (sequence,)
             self._expect(sequence)
 
     def leave(self, sequence: Sequence) -> None:
         """Let a member go; any other sequence is none already."""
         if sequence.is_grouped:
-            place = self._sequences.index(sequence)
-            self._sequences = self._sequences[:place] + self._sequences[place + 1 :]
+            place = self.sequences.index(sequence)
+            self.sequences = self.sequences[:place] + self.sequences[place + 1 :]
             sequence.is_grouped = False
-            if not self._sequences:
+            if not self.sequences:
                 self._due = {}
 
     def disband(self) -> None:
         """Let all members go."""
-        for sequence in self._sequences:
+        for sequence in self.sequences:
             sequence.is_grouped = False
-        self._sequences, self._due, self._is_planned = (), {}, False
+        self.sequences, self._due, self._is_planned = (), {}, False
 
     def prepare(self) -> list[Sequence]:
         """Begin a step: those whose last sure row comes next leave. Returns members that need one page more."""
@@ -79,14 +84,14 @@ class DecodingGroup:
         """The members' rows of the step; `grown` are those that have got the page they needed."""
         for sequence in grown:
             self._expect(sequence)
-        self._is_planned = bool(self._sequences)
-        return AheadRows(self._sequences, self._step)
+        self._is_planned = bool(self.sequences)
+        return AheadRows(self.sequences, self._step, tuple(grown))
 
     def advance(self, step: int) -> None:
         """The planned rows are computed before those of any later step; `step` is the scheduler's number of it."""
         self._is_planned = False
         self._step += 1
-        for sequence in self._sequences:
+        for sequence in self.sequences:
             sequence.num_computed += 1
             sequence.num_drawing += 1
             sequence.last_step = step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from light_tts.llm.sequence import Sequence
 from light_tts.types import FinishReason
@@ -10,15 +11,18 @@ from light_tts.types import FinishReason
 logger = logging.getLogger(__name__)
 
 
-def put_each(heard: list[tuple[Sequence, int]]) -> list[Sequence]:
-    """Hand codes to the runs' listeners; returns the runs whose listener failed."""
+def put_each(runs: Iterable[Sequence], codes: Iterable[int]) -> list[Sequence]:
+    """Hand a code to the listener of each run that lets it be heard; returns the runs whose listener failed."""
     failed = []
-    for run, code in heard:
-        try:
-            run.sink.put((code,))
-        except Exception:
-            logger.exception("a listener of speech tokens failed; its run ends")
-            failed.append(run)
+    for run, code in zip(runs, codes, strict=True):
+        silence = run.silence
+        # Mostly there is no silence that the filter must be asked about.
+        if (not silence.run_length and code not in silence.silent_codes) or silence.keeps(code):
+            try:
+                run.sink.put((code,))
+            except Exception:
+                logger.exception("a listener of speech tokens failed; its run ends")
+                failed.append(run)
     return failed
 
 

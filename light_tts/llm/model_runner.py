@@ -173,6 +173,11 @@ class ModelRunner:
         batch = self._sampling_batch([chunk.sequence for chunk in drawing])
         return [PendingDraws(drawing, self._sampler.sample(self.lm.logits(hidden), batch).tokens.cpu())]
 
+    def note_codes(self, sequences: tuple[Sequence, ...], codes: list[int]) -> None:
+        """Each sequence, whose rows were ahead (see `AheadRows`), has got the code that was drawn after its row."""
+        if self._padded is not None:
+            self._padded.note_codes(sequences, codes)
+
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         if self._padded is not None:

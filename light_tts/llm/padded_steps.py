@@ -17,7 +17,8 @@ from light_tts.llm.pending import PendingDraws
 from light_tts.llm.scheduler import Chunk, StepPlan
 from light_tts.llm.sequence import Sequence
 from light_tts.llm.sequence_table import SequenceTable
-from light_tts.llm.step_inputs import StepInputs, StepShape, StepViews
+from light_tts.llm.step_inputs import StepInputs, StepViews
+from light_tts.llm.step_shape import StepShape
 
 # Is shown the inputs of all shapes, the one after the other, before the first step is made.
 Prepare = Callable[[Iterable[StepViews]], None]
@@ -78,7 +79,6 @@ class PaddedSteps:
             self._table,
             self._drawn,
             block_tokens=cache.block_tokens,
-            win_size=win_size,
             dump_slot=cache.dump_slot,
         )
         # The largest first: the others find their memory in what it leaves behind.
@@ -113,7 +113,11 @@ class PaddedSteps:
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         self._table.forget(sequence)
-        self._inputs.forget_together()
+        self._inputs.forget(sequence)
+
+    def note_codes(self, sequences: tuple[Sequence, ...], codes: list[int]) -> None:
+        """Codes that were drawn after rows which were ahead (see `AheadRows`)."""
+        self._inputs.note_codes(sequences, codes)
 
     def _padding_only(self, shape: StepShape) -> StepViews:
         """Inputs of a step without a sequence in it."""

@@ -94,6 +94,11 @@ class Scheduler:
         self._step = self._last_joining_step = 0
         self._group = DecodingGroup(blocks.block_tokens)
 
+    @property
+    def together(self) -> tuple[Sequence, ...]:
+        """Those that decode together: the same object as long as nobody joins or leaves."""
+        return self._group.sequences
+
     def add(self, sequence: Sequence) -> None:
         """Take in a new sequence."""
         if sequence.num_pending > 0:
@@ -215,8 +220,8 @@ class Scheduler:
             num_rows = len(self._group) + sum(count for _, count in others)
             missing = len(full) + sum(self._num_missing(each, each.num_computed + count) for each, count in others)
             if num_rows <= self._budget_rows and missing <= self.blocks.num_free:
-                for sequence in full:
-                    sequence.blocks += self.blocks.allocate(1)
+                for sequence, block in zip(full, self.blocks.allocate(len(full)), strict=True):
+                    sequence.blocks.append(block)
                 return self._group.plan(full), others
             self._group.disband()
             others = self._pending()

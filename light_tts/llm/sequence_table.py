@@ -32,11 +32,15 @@ class SequenceTable:
     counts:    [L] length of the history.
     window:    [L, win_size] its last ids, -1 in front where it is shorter.
     drawn_at:  [L] where the device keeps the sequence's last sample.
+
+    num_noted_pages:  times that pages of some line have changed.
     """
 
     def __init__(self, *, most_pages: int, win_size: int, zero_page: int) -> None:
-        self.most_pages, self.zero_page, self._win_size = most_pages, zero_page, win_size
+        self.most_pages, self.zero_page, self.win_size = most_pages, zero_page, win_size
+        self.num_noted_pages = 0
         self._lines: dict[Sequence, int] = {}
+        self._holders: list[Sequence | None] = []
         self._free: list[int] = []
         self._lists: list[list[int]] = []  # whose pages a line holds
         self._num_pages = np.zeros(0, dtype=np.int64)  # how many of them
@@ -80,15 +84,37 @@ class SequenceTable:
         self._last_lines = np.array(lines, dtype=np.int64)
         self._last_histories = [sequence.layout.history for sequence in sequences]
 
-    def blocked(self, sequences: tuple[Sequence, ...], at: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def lines_of(self, sequences: tuple[Sequence, ...]) -> np.ndarray:
+        """The lines of sequences that are known; `note_next_pages` and `note_codes` keep them up to date."""
+        return np.fromiter(map(self._lines.__getitem__, sequences), np.int64, len(sequences))
+
+    def note_next_pages(self, sequences: tuple[Sequence, ...]) -> None:
+        """Each of these known sequences has got one page more."""
+        lines = self.lines_of(sequences)
+        self.pages[lines, self._num_pages[lines]] = list(map(_last_of, map(_blocks_of, sequences)))
+        self._num_pages[lines] += 1
+        self.num_noted_pages += 1
+
+    def note_codes(self, lines: np.ndarray, codes: list[int]) -> None:
+        """The history of each of these known sequences has grown by one code."""
+        self.counts[lines] += 1
+        self._note_last(codes, lines)
+
+    def blocked(self, at: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """[B, 4] ids that the samples numbered `steps` must not be (see `SamplingBatch`)."""
-        for index in np.flatnonzero(steps >= self._blocked_until[at]).tolist():
-            line = at[index]
-            limits, until = sequences[index].layout.blocked_at(int(steps[index]))
+        for index in np.flatnonzero(steps >= self._blocked_until.take(at)).tolist():
+            line = int(at[index])
+            holder = self._holders[line]
+            assert holder is not None, "a sample is drawn for a sequence that has been forgotten"
+            limits, until = holder.layout.blocked_at(int(steps[index]))
             self._blocked[line] = [edge for pair in limits for edge in pair]
             self._blocked_until[line] = until
-        blocked: np.ndarray = self._blocked[at]
+        blocked: np.ndarray = self._blocked.take(at, axis=0)
         return blocked
+
+    def num_steps_blocked(self, at: np.ndarray, steps: np.ndarray) -> int:
+        """Steps after which `blocked` may be another for the first of these, who draw one sample a step."""
+        return int((self._blocked_until.take(at) - steps).min())
 
     def widest(self, lines: np.ndarray) -> int:
         """Most pages that one of the lines holds, at least 1."""
@@ -98,7 +124,7 @@ class SequenceTable:
         """Give the line of a sequence to others."""
         line = self._lines.pop(sequence, None)
         if line is not None:
-            self._lists[line] = []
+            self._lists[line], self._holders[line] = [], None
             self._free.append(line)
             self._last, self._last_blocks, self._last_histories = (), [], []
 
@@ -106,7 +132,7 @@ class SequenceTable:
         if not self._free:
             self._grow()
         line = self._free.pop()
-        self._lines[sequence] = line
+        self._lines[sequence], self._holders[line] = line, sequence
         values = sequence.sampling
         self.fixed[line, :3] = sequence.key, values.top_k, values.greedy
         self.fixed[line, 3:].view(np.float32)[:] = values.top_p, values.temperature
@@ -123,6 +149,7 @@ class SequenceTable:
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros((more, *array.shape[1:]), dtype=np.int64)]))
         self._lists += [[]] * more
+        self._holders += [None] * more
         self._free = list(range(before + more - 1, before - 1, -1))
 
     def _note_pages(self, line: int, blocks: list[int]) -> None:
@@ -133,6 +160,7 @@ class SequenceTable:
             count = 0
         self.pages[line, count : len(blocks)] = blocks[count:]
         self._lists[line], self._num_pages[line] = blocks, len(blocks)
+        self.num_noted_pages += 1
 
     def _note_histories(self, histories: list[list[int]], at: np.ndarray) -> None:
         counts = np.fromiter(map(len, histories), np.int64, len(histories))
@@ -145,11 +173,11 @@ class SequenceTable:
         if by_one.any():
             self._note_last([histories[index][-1] for index in np.flatnonzero(by_one).tolist()], at[by_one])
         for index in np.flatnonzero((grown != 0) & ~by_one).tolist():
-            last = histories[index][-self._win_size :]
-            self.window[at[index]] = [_NO_CODE] * (self._win_size - len(last)) + last
+            last = histories[index][-self.win_size :]
+            self.window[at[index]] = [_NO_CODE] * (self.win_size - len(last)) + last
 
     def _note_last(self, ids: list[int], lines: np.ndarray) -> None:
-        window = self.window[lines]
-        window[:, :-1] = window[:, 1:]
+        window = np.empty((len(lines), self.win_size), np.int64)
+        window[:, :-1] = self.window.take(lines, axis=0)[:, 1:]
         window[:, -1] = ids
         self.window[lines] = window

@@ -11,16 +11,17 @@ class SilenceFilter:
     """Drops what follows the first five codes of an unbroken silence; one filter belongs to one run.
 
     silent_codes:  codes of silence or breath; empty: everything passes.
+    run_length:    codes of the silence that lasts, those dropped included.
     """
 
     def __init__(self, silent_codes: Collection[int]) -> None:
-        self._silent_codes = silent_codes
-        self._run_length = 0
+        self.silent_codes = silent_codes
+        self.run_length = 0
 
     def keeps(self, code: int) -> bool:
         """True when `code`, the next of the run, goes to the acoustic model."""
-        if code not in self._silent_codes:
-            self._run_length = 0
+        if code not in self.silent_codes:
+            self.run_length = 0
             return True
-        self._run_length += 1
-        return self._run_length <= MAX_SILENT_RUN
+        self.run_length += 1
+        return self.run_length <= MAX_SILENT_RUN

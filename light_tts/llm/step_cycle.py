@@ -100,7 +100,8 @@ class StepCycle:
 
     def _hand_over(self, draws: PendingDraws, tokens: list[int]) -> None:
         num_ahead = len(draws.ahead.sequences)
-        self._take_sure_codes(draws.ahead.sequences, tokens[:num_ahead])
+        if num_ahead:
+            self._take_sure_codes(draws.ahead.sequences, tokens[:num_ahead])
         for chunk, token in zip(draws.chunks, tokens[num_ahead:], strict=True):
             run = chunk.sequence
             if run.arrive(chunk.start, chunk.is_ahead) and not run.is_finished:
@@ -108,24 +109,37 @@ class StepCycle:
 
     def _take_sure_codes(self, runs: tuple[Sequence, ...], tokens: list[int]) -> None:
         """Samples of the runs that decode together: codes after which they go on, but for few."""
-        num_codes, row0, finished = self._ids.num_codes, self._ids.speech_row0, SequenceState.FINISHED
-        heard: list[tuple[Sequence, int]] = []
-        for run, token in zip(runs, tokens, strict=True):
-            if run.state is finished:
-                continue
+        row0, odd = self._ids.speech_row0, self._odd_ones(runs, tokens)
+        going_on, codes = runs, tokens
+        if odd:
+            going_on = tuple(run for index, run in enumerate(runs) if index not in odd)
+            codes = [token for index, token in enumerate(tokens) if index not in odd]
+        for run, code in zip(going_on, codes, strict=True):
             run.num_drawing -= 1
-            if not 0 <= token < num_codes:
-                self._take(run, token)
-                continue
             # As `Layout.accept` does.
             layout = run.layout
-            layout.history.append(token)
-            layout.rows.append(row0 + token)
-            self.num_codes += 1
-            if run.silence.keeps(token):
-                heard.append((run, token))
-        for run in listeners.put_each(heard):
+            layout.history.append(code)
+            layout.rows.append(row0 + code)
+        self.num_codes += len(codes)
+        self._runner.note_codes(going_on, codes)
+        for run in listeners.put_each(going_on, codes):
             self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
+        for index in sorted(odd):
+            run = runs[index]
+            run.num_drawing -= 1
+            if not run.is_finished:
+                self._take(run, tokens[index])
+
+    def _odd_ones(self, runs: tuple[Sequence, ...], tokens: list[int]) -> set[int]:
+        """Places of samples that are no codes, and of those whose runs have ended."""
+        num_codes, finished = self._ids.num_codes, SequenceState.FINISHED
+        if runs is self._scheduler.together and min(tokens) >= 0 and max(tokens) < num_codes:
+            return set()
+        return {
+            index
+            for index, (run, token) in enumerate(zip(runs, tokens, strict=True))
+            if run.state is finished or not 0 <= token < num_codes
+        }
 
     def _take(self, run: Sequence, token: int) -> None:
         """A sample of a run, whatever it is and means."""
@@ -142,7 +156,10 @@ class StepCycle:
             if run.first_code_s is None:
                 run.first_code_s = time.monotonic()
             self.num_codes += 1
-            if run.silence.keeps(code) and listeners.put_each([(run, code)]):
+            if run.is_grouped:
+                # It has joined the others meanwhile, of whom only news is looked at.
+                self._runner.note_codes((run,), [code])
+            if listeners.put_each([run], [code]):
                 self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
                 return
         if layout.finish_reason is not None:

@@ -225,7 +225,7 @@ class VLLMBackend:
             if code is None:
                 continue
             self._num_codes += 1
-            if run.silence.keeps(code) and listeners.put_each([(run, code)]):
+            if listeners.put_each([run], [code]):
                 self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
                 return
         if layout.finish_reason is not None:

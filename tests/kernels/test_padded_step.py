@@ -7,7 +7,8 @@ from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.padded_step import PaddedStep, plain_kernels, triton_kernels
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence_table import SequenceTable
-from light_tts.llm.step_inputs import StepInputs, StepShape
+from light_tts.llm.step_inputs import StepInputs
+from light_tts.llm.step_shape import StepShape
 from tests.llm.test_model_runner import sequence_of
 from tests.llm.tiny_llm import load_tiny, stored_as_on_a_gpu
 
@@ -30,7 +31,7 @@ def computed(lm, shape, kernels_of):
     drawn = torch.zeros(9, dtype=torch.int64, device=lm.device)
     cache = runner.cache
     table = SequenceTable(most_pages=8, win_size=10, zero_page=cache.zero_page)
-    inputs = StepInputs([shape], table, drawn, block_tokens=4, win_size=10, dump_slot=cache.dump_slot)
+    inputs = StepInputs([shape], table, drawn, block_tokens=4, dump_slot=cache.dump_slot)
     with torch.inference_mode():
         num_drawn = inputs.fill(chunks, shape, 0)
         PaddedStep(lm, cache, kernels_of(runner._sampler)).compute(inputs.views(shape))

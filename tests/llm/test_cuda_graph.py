@@ -15,7 +15,7 @@ from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.padded_step import PaddedStep, plain_kernels
 from light_tts.llm.padded_steps import PaddedSteps, batch_ladder, packed_ladder, parts_of
 from light_tts.llm.sampler import INVALID_TOKEN
-from light_tts.llm.step_inputs import StepShape
+from light_tts.llm.step_shape import StepShape
 from light_tts.types import SamplingOptions
 from tests.llm.tiny_llm import MODELS, RecordingSink, load_tiny, make_engine, prompt_of, run_dry
 
