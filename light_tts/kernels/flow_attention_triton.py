@@ -245,9 +245,7 @@ def paged_chunk_attention(
     width, sequences = width3 // 3, pages.past.shape[0]
     head_dim = width // heads
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
-    tile = _tile(
-        rows, steps, heads, has_positions=positions is not None, has_rotation=rotation is not None
-    )
+    tile = _tile(rows, steps, heads, has_positions=positions is not None, has_rotation=rotation is not None)
     _attention_kernel[(triton.cdiv(steps, tile.queries), heads, rows)](
         qkv,
         kept,
