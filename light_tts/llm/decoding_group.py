@@ -67,8 +67,8 @@ class DecodingGroup:
 
     def prepare(self) -> list[Sequence]:
         """Begin a step: those whose last sure row comes next leave. Returns members that need one page more."""
-        if self._is_planned:
-            # The last step was not computed, so that no sample is on its way.
+        if self._is_planned or any(not sequence.num_drawing for sequence in self.sequences[:1]):
+            # The last step was not computed, or its samples are known already: none is on its way.
             self.disband()
         full = []
         for sequence in self._due.pop(self._step, ()):

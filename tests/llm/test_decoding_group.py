@@ -89,6 +89,16 @@ def test_a_step_that_was_not_computed_breaks_them_up():
     assert launched(world) == ([0, 1], [])
 
 
+def test_samples_that_are_known_before_the_next_step_break_them_up():
+    world = world_of(30, 30)
+    world.step()
+    world.finish(world.launched)
+    world.launched = []
+    assert launched(world) == ([], [0, 1])
+    assert not any(chunk.is_ahead for chunk in world.plan.chunks)
+    assert launched(world) == ([0, 1], [])
+
+
 def test_where_rows_or_pages_do_not_suffice_they_are_looked_at_one_by_one():
     narrow = world_of(30, 30, 30, budget_rows=2)
     while narrow.step():
