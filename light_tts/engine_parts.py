@@ -20,6 +20,7 @@ from light_tts.backends import VLLM, check_llm_backend
 from light_tts.events import EngineEvents, StartProgress
 from light_tts.frontend.frontend import Frontend
 from light_tts.gpu_memory import claim_gpu_memory
+from light_tts.gpu_turns import NO_TURNS, GpuTurns
 from light_tts.half_precision import load_finite_flow, load_finite_vocoder
 from light_tts.llm.backend import SpeechTokenBackend
 from light_tts.llm.engine import SpeechTokenEngine
@@ -69,6 +70,9 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
         settings = memory.apply(settings)
     uses_vllm = settings.llm.llm_backend == VLLM
     make_matrix = matrix_maker(weights, dtype=placement.llm_dtype, device=placement.device)
+    turns = NO_TURNS
+    if placement.device.type == "cuda":
+        turns = GpuTurns(settings.acoustic.first_hop + directory.lookahead_tokens, settings.llm.gpu_share)
     with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
         flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
         loaded_vocoder = pool.submit(_load_vocoder, directory, placement, settings)
@@ -94,7 +98,7 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
             flow_net.result(), loaded_vocoder.result()
             start_llm = partial(_vllm_backend, directory, placement, settings, events)
         else:
-            start_llm = partial(_built_in_backend, directory, settings, events, progress)
+            start_llm = partial(_built_in_backend, directory, settings, events, turns, progress)
         llms = {style: start_llm(loaded.result()) for style, loaded in lms.items()}
         flow = _flow_decoder(flow_net.result().net, settings)
         vocoder, vocoder_dtype = loaded_vocoder.result()
@@ -108,15 +112,26 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
         chunk_tokens=directory.chunk_tokens,
         lookahead_tokens=directory.lookahead_tokens,
         events=events,
+        turns=turns,
     )
     return EngineParts(settings, directory.name, placement, frontend, llms, decoder, memory)
 
 
 def _built_in_backend(
-    directory: ModelDirectory, settings: Settings, events: EngineEvents, progress: StartProgress, lm: SpeechLM
+    directory: ModelDirectory,
+    settings: Settings,
+    events: EngineEvents,
+    turns: GpuTurns,
+    progress: StartProgress,
+    lm: SpeechLM,
 ) -> SpeechTokenBackend:
     llm = SpeechTokenEngine(
-        lm, sampling=directory.sampling, settings=settings.llm, mix_ratio=directory.mix_ratio, events=events
+        lm,
+        sampling=directory.sampling,
+        settings=settings.llm,
+        mix_ratio=directory.mix_ratio,
+        events=events,
+        turns=turns,
     )
     llm.capture(progress)
     return llm

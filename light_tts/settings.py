@@ -106,6 +106,13 @@ class LLMSettings:
         "leaves more of a small GPU to the flow; 0: no limit",
         ge=0,
     )
+    gpu_share: float = setting(
+        0.4,
+        "of the time in which flow and vocoder compute on the same GPU, what steps of the language model may take; "
+        "1: all they can get",
+        ge=0.05,
+        le=1.0,
+    )
     overlap_kernels: bool = setting(
         False, "on Hopper and newer GPUs, launch a kernel of a step or flow call before the one before it has ended"
     )

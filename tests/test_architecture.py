@@ -18,7 +18,7 @@ STAGES = ("frontend", "llm", "acoustic")
 LAYER_OF = {
     **dict.fromkeys(("server", "frontdoor", "deploy", "bench", "compat", "commands"), "server"),
     "engine": "engine", "models": "models", "kernels": "kernels", "client": "kernels", **dict.fromkeys(STAGES, "stage"),
-    **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace"), "base"),
+    **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace", "gpu_turns"), "base"),
 }  # fmt: skip
 PURE = (
     "frontend/split.py", "frontend/text_units.py", "acoustic/chunking.py", "acoustic/planner.py",

@@ -24,6 +24,7 @@ from light_tts.acoustic.stage_timer import StageTimer
 from light_tts.acoustic.vocoder import VocoderJob, WaveDecoder
 from light_tts.errors import EngineFailure, LightTTSError, StageLost
 from light_tts.events import NO_EVENTS, AcousticCall, EngineEvents
+from light_tts.gpu_turns import NO_TURNS, GpuTurns
 from light_tts.models.device_errors import is_device_lost
 from light_tts.settings import AcousticSettings
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, FinishReason
@@ -49,6 +50,7 @@ class AcousticDecoder:
         chunk_tokens: int,
         lookahead_tokens: int,
         events: EngineEvents = NO_EVENTS,
+        turns: GpuTurns = NO_TURNS,
     ) -> None:
         self.flow = flow
         self.vocoder = vocoder
@@ -61,6 +63,7 @@ class AcousticDecoder:
         self._next_key = 0
         self._closing = False
         self._events = events
+        self._turns = turns
         self._num_failures = 0
         self._unexpected: Exception | None = None  # of the call that is running
         self.on_death: Callable[[], None] = _nothing  # the thread died; its runs have failed with StageLost by then
@@ -141,7 +144,12 @@ class AcousticDecoder:
                     if work is None:
                         break
                     self.busy_since_s = time.monotonic()
-                    self._serve(work)
+                    is_first = any(run.is_unheard for run, _ in work)
+                    self._turns.begin(is_first=is_first)
+                    try:
+                        self._serve(work)
+                    finally:
+                        self._turns.end(is_first=is_first)
                     self.busy_since_s = None
         except BaseException as error:
             logger.exception("the acoustic decoder's thread died")

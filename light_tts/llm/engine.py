@@ -16,6 +16,7 @@ from functools import partial
 
 from light_tts.errors import Cancelled, ConfigError, EngineFailure, StageLost, TextTooLong
 from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, StartProgress
+from light_tts.gpu_turns import NO_TURNS, GpuTurns
 from light_tts.llm import listeners
 from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sampling_of
 from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
@@ -48,6 +49,7 @@ class SpeechTokenEngine:
     sampling:   the checkpoint's own sampling values.
     mix_ratio:  text ids and speech codes of one block of a text run.
     events:     is told of every step.
+    turns:      says when steps give way to flow and vocoder.
 
     Raises ConfigError when the KV cache cannot hold one page.
     """
@@ -60,6 +62,7 @@ class SpeechTokenEngine:
         settings: LLMSettings,
         mix_ratio: tuple[int, int],
         events: EngineEvents = NO_EVENTS,
+        turns: GpuTurns = NO_TURNS,
     ) -> None:
         num_blocks = settings.max_total_tokens // settings.block_tokens
         if not num_blocks:
@@ -92,6 +95,8 @@ class SpeechTokenEngine:
         self._error: Exception | None = None
         self._num_arrivals = 0
         self._num_steps = self._num_codes = 0  # before the last failure
+        self._turns, self._step_began_s = turns, 0.0
+        turns.call_at_end(self._wake_up)
         self._reset()
 
     # life
@@ -254,7 +259,7 @@ class SpeechTokenEngine:
     def _work(self) -> None:
         try:
             while self._has_work():
-                self.busy_since_s = time.monotonic()
+                self.busy_since_s = self._step_began_s = time.monotonic()
                 self._is_idle = not self.step()
                 self.busy_since_s = None
         except Exception as error:
@@ -272,7 +277,31 @@ class SpeechTokenEngine:
             while self._is_idle and not self._commands and not self._is_closing:
                 if not self._wake.wait(None if next_s is None else max(0.0, next_s - time.monotonic())):
                     break  # a resting run goes on
-            return not self._is_closing
+        self._give_way()
+        return not self._is_closing
+
+    def _give_way(self) -> None:
+        """Leave the GPU to flow and vocoder for a while, unless there is news."""
+        if self._wait_s() <= 0.0:
+            return
+        self._cycle.settle()
+        with self._wake:
+            while not self._commands and not self._is_closing and (wait_s := self._wait_s()) > 0.0:
+                self._wake.wait(min(wait_s, threading.TIMEOUT_MAX))
+
+    def _wait_s(self) -> float:
+        return self._turns.wait_s(
+            time.monotonic() - self._step_began_s, self._cycle.last_step_s, self._scheduler_has_urgent_run
+        )
+
+    def _scheduler_has_urgent_run(self) -> bool:
+        """Somebody who has heard nothing yet waits for codes."""
+        scheduler, first_codes = self._scheduler, self._turns.first_codes
+        return bool(scheduler.waiting) or any(len(run.layout.history) < first_codes for run in scheduler.running)
+
+    def _wake_up(self) -> None:
+        with self._wake:
+            self._wake.notify_all()
 
     def _obey(self) -> None:
         while self._commands:

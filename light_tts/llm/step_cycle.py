@@ -39,6 +39,7 @@ class StepCycle:
         self, scheduler: Scheduler, runner: ModelRunner, *, lead_limit: LeadLimit, events: EngineEvents, end: End
     ) -> None:
         self.num_steps = self.num_codes = 0
+        self.last_step_s = 0.0  # that the last one took which has been handed over
         self.events = events
         self._scheduler, self._runner, self._ids = scheduler, runner, runner.lm.ids
         self._isolation = IsolatingRunner(runner)
@@ -59,6 +60,12 @@ class StepCycle:
         elif launched is not None:
             self._finish(launched)
         return launched is not None or before is not None
+
+    def settle(self) -> None:
+        """Hand over what has been launched, and launch nothing."""
+        before, self._in_progress = self._in_progress, None
+        if before is not None:
+            self._finish(before)
 
     def rested_s(self) -> float | None:
         """The moment at which a run that rests goes on; None when nobody rests."""
@@ -96,6 +103,7 @@ class StepCycle:
             if not chunk.sequence.num_drawing:
                 self._scheduler.settle(chunk.sequence)
         self.num_steps += 1
+        self.last_step_s = seconds
         self.events.llm_step(LLMStep(seconds, step.begun.num_sequences, step.begun.num_rows))
 
     def _hand_over(self, draws: PendingDraws, tokens: list[int]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from light_tts.errors import Cancelled, EngineFailure, InvalidRequest, StageLost, TextTooLong
 from light_tts.events import NoEvents
+from light_tts.gpu_turns import GpuTurns
 from light_tts.llm.decoding_group import NO_AHEAD_ROWS
 from light_tts.llm.isolation import MAX_FAILED_STEPS
 from light_tts.llm.model_runner import ModelRunner
@@ -338,6 +339,23 @@ def test_the_thread_serves_many_callers(lm, started):
         assert sink.outcome == alone(lm, job)
     assert started.is_alive
     assert started.error is None
+
+
+def test_a_run_that_has_enough_for_its_first_audio_gives_way_to_it(lm):
+    longest = max(make_jobs(lm, 12), key=lambda job: len(alone(lm, job)[0]) if job[2] is None else 0)
+    turns, sink = GpuTurns(first_codes=4, share=0.5), WaitingSink()
+    engine = make_engine(lm, turns=turns)
+    turns.begin(is_first=True)
+    engine.start()
+    try:
+        handle, _ = start(engine, longest, sink)
+        assert not sink.finished.wait(0.3)
+        assert len(handle._run.layout.history) == 4
+        turns.end(is_first=True)
+        assert sink.finished.wait(30)
+        assert sink.outcome == alone(lm, longest)
+    finally:
+        engine.close()
 
 
 def test_closing_fails_what_runs_and_refuses_what_comes(lm, started):

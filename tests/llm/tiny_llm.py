@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from light_tts.gpu_turns import NO_TURNS, GpuTurns
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.models.model_config import SamplingDefaults
 from light_tts.models.nets.matrix import PlainMatrix
@@ -63,9 +64,9 @@ class RecordingSink:
         return self.codes, self.reason, type(self.error)
 
 
-def make_engine(lm: SpeechLM, **settings) -> SpeechTokenEngine:
+def make_engine(lm: SpeechLM, *, turns: GpuTurns = NO_TURNS, **settings) -> SpeechTokenEngine:
     values = {"max_total_tokens": 4096, "max_request_tokens": 1024} | settings
-    return SpeechTokenEngine(lm, sampling=SAMPLING, settings=LLMSettings(**values), mix_ratio=(5, 15))
+    return SpeechTokenEngine(lm, sampling=SAMPLING, settings=LLMSettings(**values), mix_ratio=(5, 15), turns=turns)
 
 
 def prompt_of(
