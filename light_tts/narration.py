@@ -199,12 +199,12 @@ class Narration:
                 segments, self._open = self._open, []
                 self._num_started, self._is_suspended = 0, True
                 stats.retries += 1
-                stats.speech_tokens = 0
         if segments is None:
             self.fail(error)
             return
         for lost in segments:
             lost.abort()
+        stats.speech_tokens = 0
         assert self._when_revived is not None
         self._when_revived(self._begin_again)
 
@@ -262,6 +262,7 @@ class _Segment:
         if self._source is not None:
             stats.llm_ms += self._source.busy_s * 1000.0
         if self._run is not None:
+            stats.speech_tokens += len(self._run.tokens)
             stats.flow_ms += self._run.flow_s * 1000.0
             stats.vocoder_ms += self._run.vocoder_s * 1000.0
 
@@ -277,16 +278,12 @@ class _TokenSide:
         self._segment = segment
         self._narration = narration
         self._run = run
-        self._stats = narration.stream.stats
         self._started_s = time.monotonic()
         self._first_s: float | None = None
-        self._num_tokens = 0
 
     def put(self, tokens: Sequence[int]) -> None:
         if self._first_s is None:
             self._first_s = time.monotonic()
-        self._num_tokens += len(tokens)
-        self._stats.speech_tokens += len(tokens)
         self._run.put(tokens)
 
     def end(self, reason: FinishReason) -> None:
@@ -307,7 +304,7 @@ class _TokenSide:
             return
         first_s = self._first_s or now_s
         trace.span("llm", "first token", self._started_s, first_s, segment=self._segment.index)
-        trace.span("llm", "decode", first_s, now_s, segment=self._segment.index, tokens=self._num_tokens)
+        trace.span("llm", "decode", first_s, now_s, segment=self._segment.index, tokens=len(self._run.tokens))
 
 
 class _AudioSide:

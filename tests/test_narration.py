@@ -28,11 +28,12 @@ class Run:
 
     def __init__(self, job: AcousticJob, sink: ChunkSink) -> None:
         self.job, self.sink = job, sink
+        self.tokens: list[int] = []
         self.is_cancelled = False
         self.has_ended = False
 
     def put(self, tokens: Any) -> None:
-        pass
+        self.tokens.extend(tokens)
 
     def end(self, reason: FinishReason) -> None:
         self.has_ended = True
@@ -101,6 +102,17 @@ class Stage:
 
     def heard(self) -> list[float]:
         return [float(value) for chunk in self.stream for value in chunk.samples]
+
+
+def test_the_tokens_of_all_segments_are_counted() -> None:
+    stage = Stage(2)
+    for number in range(2):
+        stage.sources[number].sink.put([1, 2, 3])
+        stage.sources[number].sink.put([4])
+        stage.sources[number].sink.end(FinishReason.STOP)
+        stage.decoder.runs[number].sink.end(FinishReason.STOP)
+    assert stage.heard() == []
+    assert stage.stream.stats.speech_tokens == 8
 
 
 @given(st.integers(0, 7), st.integers(0, 1 << 30))

@@ -21,19 +21,21 @@ NOTHING_BLOCKED: Blocked = ((0, 0), (0, 0))
 class Layout(Protocol):
     """The course of one run, as the engine sees it.
 
-    rows:           joint-table rows known so far, in order; never changed, only appended to.
     history:        ids sampled so far, fill ids included; its length numbers the sampling step.
     num_shareable:  leading rows that other runs of the same voice may have in common.
     num_sure_rows:  below so many rows, each code is fed back and followed by another, whatever else happens: all that
-                    `accept` does with it is to append it to `history` and its row to `rows`.
+                    `accept` does with it is to append it to `history`, from which `rows` follow.
     finish_reason:  None while the run goes on.
     """
 
-    rows: list[int]
     history: list[int]
     num_shareable: int
     num_sure_rows: int
     finish_reason: FinishReason | None
+
+    @property
+    def rows(self) -> list[int]:
+        """Joint-table rows known so far, in order; never changed, only appended to."""
 
     @property
     def wants_sample(self) -> bool:
@@ -78,14 +80,23 @@ class OneWayLayout:
     """
 
     def __init__(self, prompt: LLMPrompt, ids: SpeechIds, *, min_codes: int, max_codes: int) -> None:
-        self.rows = one_way_rows(prompt, ids)
+        self._rows = one_way_rows(prompt, ids)
+        self._num_prompt_rows = len(self._rows)
         self.history: list[int] = []
         self.num_shareable = 1 + len(prompt.prompt_text_ids)
         self.finish_reason: FinishReason | None = None if max_codes > 0 else FinishReason.LENGTH
         self._ids = ids
         self._stop_ids: Blocked = (ids.first_stop, ids.last_stop + 1), (0, 0)
         self._min_codes, self._max_codes = min_codes, max_codes
-        self.num_sure_rows = len(self.rows) + max_codes - 1
+        self.num_sure_rows = self._num_prompt_rows + max_codes - 1
+
+    @property
+    def rows(self) -> list[int]:
+        """See `Layout.rows`; those of new codes are added when somebody asks, which is seldom on a GPU."""
+        num_known = len(self._rows) - self._num_prompt_rows
+        if num_known < len(self.history):
+            self._rows.extend(self._ids.speech_row0 + code for code in self.history[num_known:])
+        return self._rows
 
     @property
     def wants_sample(self) -> bool:
@@ -114,7 +125,6 @@ class OneWayLayout:
             self.finish_reason = FinishReason.STOP
             return None
         self.history.append(token)
-        self.rows.append(self._ids.speech_row0 + token)
         if len(self.history) >= self._max_codes:
             self.finish_reason = FinishReason.LENGTH
         return token

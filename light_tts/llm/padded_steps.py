@@ -71,7 +71,8 @@ class PaddedSteps:
         # Two halves in turn: a step reads what the last one drew while it leaves its own ids.
         self._drawn = torch.zeros(2 * most_running + 1, dtype=torch.int64, device=device)
         self._host_drawn = torch.zeros(2 * most_running, dtype=torch.int64, pin_memory=device.type == "cuda")
-        self._is_cuda = device.type == "cuda"
+        # A step has been waited for when the one after the next is launched.
+        self._ready = [torch.cuda.Event() if device.type == "cuda" else None for _ in range(2)]
         self._half = 0
         shapes = [*map(self._packed_shape, self._packed_sizes), *map(StepShape.decoding, self._decode_sizes)]
         self._inputs = StepInputs(
@@ -105,7 +106,7 @@ class PaddedSteps:
             drawing += part if shape.num_tiles == 0 else [chunk for chunk in part if chunk.samples]
         host = self._host_drawn[begin:target]
         host.copy_(self._drawn[begin:target], non_blocking=True)
-        ready = torch.cuda.Event() if self._is_cuda else None
+        ready = self._ready[self._half]
         if ready is not None:
             ready.record()
         return PendingDraws(drawing, host, ready, ahead)

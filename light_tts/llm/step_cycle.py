@@ -117,17 +117,14 @@ class StepCycle:
 
     def _take_sure_codes(self, runs: tuple[Sequence, ...], tokens: list[int]) -> None:
         """Samples of the runs that decode together: codes after which they go on, but for few."""
-        row0, odd = self._ids.speech_row0, self._odd_ones(runs, tokens)
+        odd = self._odd_ones(runs, tokens)
         going_on, codes = runs, tokens
         if odd:
             going_on = tuple(run for index, run in enumerate(runs) if index not in odd)
             codes = [token for index, token in enumerate(tokens) if index not in odd]
         for run, code in zip(going_on, codes, strict=True):
             run.num_drawing -= 1
-            # As `Layout.accept` does.
-            layout = run.layout
-            layout.history.append(code)
-            layout.rows.append(row0 + code)
+            run.layout.history.append(code)  # as `Layout.accept` does
         self.num_codes += len(codes)
         self._runner.note_codes(going_on, codes)
         for run in listeners.put_each(going_on, codes):

@@ -103,7 +103,8 @@ class StepInputs:
         self._turn ^= 1
         turn = self._turn
         sent = self._sent[turn]
-        if sent is not None:
+        # Waiting gives the interpreter to other threads, who keep it for a while; mostly there is nothing to wait for.
+        if sent is not None and not sent.query():
             sent.synchronize()
         columns, writer = self._columns.columns_of(ahead, chunks), self._writers[turn]
         if chunks or not ahead.sequences:
