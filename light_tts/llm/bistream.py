@@ -55,6 +55,11 @@ class BiStreamLayout:
         self._settle()
 
     @property
+    def num_rows(self) -> int:
+        """See `Layout.num_rows`."""
+        return len(self.rows)
+
+    @property
     def num_rows_owed(self) -> int:
         """Rows known so far and those that what has been received will still become."""
         return len(self.rows) + len(self._text) + len(self._speech) + (not self._is_final)

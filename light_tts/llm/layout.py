@@ -38,6 +38,10 @@ class Layout(Protocol):
         """Joint-table rows known so far, in order; never changed, only appended to."""
 
     @property
+    def num_rows(self) -> int:
+        """How many they are."""
+
+    @property
     def wants_sample(self) -> bool:
         """True when the next id is to be sampled at the last row."""
 
@@ -97,6 +101,11 @@ class OneWayLayout:
         if num_known < len(self.history):
             self._rows.extend(self._ids.speech_row0 + code for code in self.history[num_known:])
         return self._rows
+
+    @property
+    def num_rows(self) -> int:
+        """See `Layout.num_rows`."""
+        return self._num_prompt_rows + len(self.history)
 
     @property
     def wants_sample(self) -> bool:

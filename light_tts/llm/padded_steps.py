@@ -99,9 +99,10 @@ class PaddedSteps:
         begin = target = self._half * self._most_running
         drawing: list[Chunk] = []
         ahead, parts = self._parts(plan)
-        for part in parts:
-            shape = self._shape_of(ahead, part)
-            target += self._inputs.fill(part, shape, target, ahead)
+        for number, part in enumerate(parts):
+            rows = NO_AHEAD_ROWS if number else ahead
+            shape = self._shape_of(rows, part)
+            target += self._inputs.fill(part, shape, target, rows)
             self._replays[shape]()
             drawing += part if shape.num_tiles == 0 else [chunk for chunk in part if chunk.samples]
         host = self._host_drawn[begin:target]
@@ -137,30 +138,34 @@ class PaddedSteps:
         return self._packed_shape(self._packed_sizes[bisect_left(self._packed_sizes, num_rows)])
 
     def _parts(self, plan: StepPlan) -> tuple[AheadRows, list[list[Chunk]]]:
-        """Rows of those that decode together, and the chunks of each part; rows only where there is one part."""
-        most_rows = self._packed_sizes[-1]
-        if plan.num_sequences <= self._most_rows and plan.num_rows <= most_rows:
-            return plan.ahead, [sorted(plan.chunks, key=_is_long)]
-        return NO_AHEAD_ROWS, parts_of(plan.as_chunks(), most_sequences=self._most_rows, most_rows=most_rows)
+        """Rows of those that decode together, for the first part, and the chunks of each part."""
+        sizes = {"most_sequences": self._most_rows, "most_rows": self._packed_sizes[-1]}
+        num_ahead = len(plan.ahead.sequences)
+        if num_ahead <= min(sizes.values()):
+            return plan.ahead, parts_of(plan.chunks, **sizes, num_ahead=num_ahead)
+        return NO_AHEAD_ROWS, parts_of(plan.as_chunks(), **sizes)
 
 
-def parts_of(chunks: list[Chunk], *, most_sequences: int, most_rows: int) -> list[list[Chunk]]:
-    """Cut a step into parts of at most so many chunks and rows, decoding rows first; a long chunk is cut as well."""
+def parts_of(chunks: list[Chunk], *, most_sequences: int, most_rows: int, num_ahead: int = 0) -> list[list[Chunk]]:
+    """Cut a step into parts of at most so many chunks and rows, decoding rows first; a long chunk is cut as well.
+
+    num_ahead:  rows that the first part has besides, each of another sequence.
+    """
     parts: list[list[Chunk]] = [[]]
-    room = most_rows
+    room, places = most_rows - num_ahead, most_sequences - num_ahead
     for whole in sorted(chunks, key=_is_long):
         chunk = whole
         while True:
-            if not room or len(parts[-1]) == most_sequences:
+            if not room or not places:
                 parts.append([])
-                room = most_rows
+                room, places = most_rows, most_sequences
             if chunk.num_rows <= room:
                 break
             parts[-1].append(chunk._replace(num_rows=room, samples=False))
             chunk = chunk._replace(start=chunk.start + room, num_rows=chunk.num_rows - room)
             room = 0
         parts[-1].append(chunk)
-        room -= chunk.num_rows
+        room, places = room - chunk.num_rows, places - 1
     return parts
 
 

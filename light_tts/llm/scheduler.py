@@ -40,7 +40,7 @@ class Chunk(NamedTuple):
         start = sequence.num_computed
         if sequence.num_drawing:
             return cls(sequence, start, num_rows, True, True)
-        return cls(sequence, start, num_rows, start + num_rows == len(sequence.layout.rows), False)
+        return cls(sequence, start, num_rows, start + num_rows == sequence.layout.num_rows, False)
 
 
 class StepPlan(NamedTuple):

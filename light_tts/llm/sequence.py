@@ -75,7 +75,7 @@ class Sequence:
     @property
     def num_rows(self) -> int:
         """Rows known so far."""
-        return len(self.layout.rows)
+        return self.layout.num_rows
 
     @property
     def num_runnable(self) -> int:
@@ -87,8 +87,8 @@ class Sequence:
         layout = self.layout
         if self.num_drawing:
             goes_on = self.runs_ahead and self.void_start < 0 and layout.continues_with_code
-            return len(layout.rows) + 1 if goes_on else self.num_computed
-        return len(layout.rows) if layout.wants_sample else len(layout.rows) - 1
+            return layout.num_rows + 1 if goes_on else self.num_computed
+        return layout.num_rows if layout.wants_sample else layout.num_rows - 1
 
     @property
     def num_pending(self) -> int:

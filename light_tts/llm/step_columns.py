@@ -49,7 +49,7 @@ class ColumnsMaker:
 
     def columns_of(self, ahead: AheadRows, chunks: list[Chunk]) -> StepColumns:
         """Of the rows, and then of the chunks."""
-        ours = self._ahead_columns(ahead)
+        ours = self._ahead_columns(ahead) if ahead.sequences else _NOTHING
         if not chunks:
             return ours
         sequences, starts, counts, samples, is_ahead = zip(*chunks, strict=True)

@@ -114,14 +114,20 @@ class StepCycle:
             run = chunk.sequence
             if run.arrive(chunk.start, chunk.is_ahead) and not run.is_finished:
                 self._take(run, token)
+        # Those that have joined the others meanwhile, of whom only news is looked at.
+        joined = tuple(chunk.sequence for chunk in draws.chunks if chunk.sequence.is_grouped)
+        if joined:
+            self._runner.note_codes(joined, [run.layout.history[-1] for run in joined])
 
     def _take_sure_codes(self, runs: tuple[Sequence, ...], tokens: list[int]) -> None:
         """Samples of the runs that decode together: codes after which they go on, but for few."""
         odd = self._odd_ones(runs, tokens)
         going_on, codes = runs, tokens
         if odd:
-            going_on = tuple(run for index, run in enumerate(runs) if index not in odd)
-            codes = [token for index, token in enumerate(tokens) if index not in odd]
+            kept, codes = list(runs), list(tokens)
+            for index in reversed(odd):
+                del kept[index], codes[index]
+            going_on = tuple(kept)
         for run, code in zip(going_on, codes, strict=True):
             run.num_drawing -= 1
             run.layout.history.append(code)  # as `Layout.accept` does
@@ -129,22 +135,21 @@ class StepCycle:
         self._runner.note_codes(going_on, codes)
         for run in listeners.put_each(going_on, codes):
             self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
-        for index in sorted(odd):
+        for index in odd:
             run = runs[index]
             run.num_drawing -= 1
             if not run.is_finished:
                 self._take(run, tokens[index])
 
-    def _odd_ones(self, runs: tuple[Sequence, ...], tokens: list[int]) -> set[int]:
-        """Places of samples that are no codes, and of those whose runs have ended."""
+    def _odd_ones(self, runs: tuple[Sequence, ...], tokens: list[int]) -> list[int]:
+        """Places of samples that are no codes, and of those whose runs have ended; ascending."""
         num_codes, finished = self._ids.num_codes, SequenceState.FINISHED
-        if runs is self._scheduler.together and min(tokens) >= 0 and max(tokens) < num_codes:
-            return set()
-        return {
-            index
-            for index, (run, token) in enumerate(zip(runs, tokens, strict=True))
-            if run.state is finished or not 0 <= token < num_codes
-        }
+        odd: set[int] = set()
+        if min(tokens) < 0 or max(tokens) >= num_codes:
+            odd.update(index for index, token in enumerate(tokens) if not 0 <= token < num_codes)
+        if runs is not self._scheduler.together:
+            odd.update([index for index, run in enumerate(runs) if run.state is finished])
+        return sorted(odd)
 
     def _take(self, run: Sequence, token: int) -> None:
         """A sample of a run, whatever it is and means."""
@@ -153,7 +158,7 @@ class StepCycle:
             self._end(run, EngineFailure("The language model produced values that are not numbers."))
             return
         layout = run.layout
-        num_rows = len(layout.rows)
+        num_rows = layout.num_rows
         code = layout.accept(token)
         if code is None:
             run.take_back(num_rows)
@@ -161,9 +166,6 @@ class StepCycle:
             if run.first_code_s is None:
                 run.first_code_s = time.monotonic()
             self.num_codes += 1
-            if run.is_grouped:
-                # It has joined the others meanwhile, of whom only news is looked at.
-                self._runner.note_codes((run,), [code])
             if listeners.put_each([run], [code]):
                 self._end(run, EngineFailure("The listener of a run's speech tokens failed."))
                 return

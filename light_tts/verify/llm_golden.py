@@ -125,7 +125,7 @@ class Forward:
 
     def hidden(self, rows: list[int]) -> Tensor:
         """Final hidden states [len(rows), C] of the next rows."""
-        self._sequence.num_computed = len(self._layout.rows)
+        self._sequence.num_computed = self._layout.num_rows
         self._layout.rows.extend(rows)
         with torch.inference_mode():
             return self._runner.hidden([Chunk.of(self._sequence, len(rows))])
@@ -147,6 +147,11 @@ class _FixedLayout:
         self.rows: list[int] = []
         self.history: list[int] = []
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """See `Layout.num_rows`."""
+        return len(self.rows)
 
     def blocked_at(self, step: int) -> tuple[Blocked, int]:
         """Nothing is sampled."""
