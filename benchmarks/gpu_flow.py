@@ -171,7 +171,6 @@ def main() -> None:
     parser.add_argument(
         "--unfused", action="store_true", help="the networks as they are, with the attention kernel only"
     )
-    parser.add_argument("--overlaps", action="store_true", help="small kernels begin while the one before ends")
     parser.add_argument("-o", "--output")
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "families": {}}
@@ -184,7 +183,7 @@ def main() -> None:
                 net,
                 cache_bytes=3 << 30,
                 steps=STEPS,
-                kernels=triton_kernels(overlaps=arguments.overlaps),
+                kernels=triton_kernels(),
                 most_graphs=8,
                 fuses=not arguments.unfused,
             )

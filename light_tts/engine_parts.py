@@ -170,6 +170,5 @@ def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
         cache_bytes=prompt_bytes + stream_bytes,
         steps=settings.acoustic.flow_steps,
         most_graphs=0 if settings.llm.disable_cudagraph else settings.acoustic.flow_graphs,
-        may_overlap=settings.llm.overlap_kernels,
     )
     return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=runner)

@@ -114,7 +114,7 @@ class LLMSettings:
         le=1.0,
     )
     overlap_kernels: bool = setting(
-        False, "on Hopper and newer GPUs, launch a kernel of a step or flow call before the one before it has ended"
+        True, "on Hopper and newer GPUs, try steps whose kernels are launched before the one before has ended"
     )
     kv_cache_dtype: Literal["auto", "int8"] = setting(
         "auto", "precision of cached keys and values; auto: that of the language model"

@@ -19,7 +19,7 @@ from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
-from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
+from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
 from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 
 RECORD_BUDGET_S = 45.0  # of the start; the sizes that are then missing are shared out among the others
 _MOST_FAILURES = 3  # sizes that could not be recorded; no more is tried then
-# What is tried in this order: its name, whether the estimator is fused, whether its kernels overlap.
-_KINDS = (("overlapping kernels", True, True), ("fused kernels", True, False), ("CUDA graphs", False, False))
+_KINDS = (("fused kernels", True), ("CUDA graphs", False))  # what is tried: its name, whether the estimator is fused
 
 
 def why_not(net: FlowNet) -> str | None:
@@ -47,15 +46,12 @@ def why_not(net: FlowNet) -> str | None:
     return None
 
 
-def flow_runner(
-    net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int, may_overlap: bool = False
-) -> FlowRunner:
+def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int) -> FlowRunner:
     """The fastest runner that works here; says in the log why a GPU gets the plain one.
 
     cache_bytes:  of all kept states.
     steps:        of the calls whose states may be kept, at most.
     most_graphs:  recorded calls; 0: the plain runner.
-    may_overlap:  try kernels that are launched before the one before has ended, where the GPU can.
     """
     if net.device.type != "cuda" or not most_graphs:
         return PlainRunner(net)
@@ -63,15 +59,13 @@ def flow_runner(
     if reason is not None:
         logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
         return PlainRunner(net)
-    for name, fuses, overlaps in _KINDS:
-        if overlaps and not (may_overlap and can_overlap(net.device)):
-            continue
+    for name, fuses in _KINDS:
         try:
             runner = PagedRunner(
                 net,
                 cache_bytes=cache_bytes,
                 steps=steps,
-                kernels=triton_kernels(overlaps=overlaps),
+                kernels=triton_kernels(),
                 most_graphs=most_graphs,
                 fuses=fuses,
             )

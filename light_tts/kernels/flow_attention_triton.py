@@ -15,7 +15,6 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_attention import FlowPages, RelativePositions
-from light_tts.kernels.triton_math import begin, launch_options
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
 _FEW_PROGRAMS = 32  # of 64 queries each
@@ -113,9 +112,7 @@ def _attention_kernel(
     REACH: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
-    begin(OVERLAPS)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.program_id(2)
@@ -237,8 +234,6 @@ def paged_chunk_attention(
     heads: int,
     rotation: Tensor | None = None,
     positions: RelativePositions | None = None,
-    *,
-    overlaps: bool = False,
 ) -> Tensor:
     """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages."""
     rows, steps, width3 = qkv.shape
@@ -275,6 +270,5 @@ def paged_chunk_attention(
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
         num_warps=4,
         num_stages=tile.stages,
-        **launch_options(rows * steps, overlaps),
     )
     return out

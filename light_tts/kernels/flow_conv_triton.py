@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
-from light_tts.kernels.triton_math import begin, has_large_shared_memory, launch_options, mish, precision_of
+from light_tts.kernels.triton_math import has_large_shared_memory, mish, precision_of
 
 # Up to so many rows, small tiles keep more multiprocessors busy; each group of channels has programs of its own.
 _FEW_ROWS = 3150
@@ -56,9 +56,7 @@ def _conv_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
-    begin(OVERLAPS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     group = tl.program_id(1)
     is_row = rows < num_rows
@@ -150,8 +148,6 @@ def paged_conv(
     tails: ConvTails,
     extras: ConvExtras,
     dtype: torch.dtype,
-    *,
-    overlaps: bool = False,
 ) -> Tensor:
     """See `paged_conv_plain`; everything contiguous, `kept` within its pages."""
     batch, steps, channels = x.shape
@@ -207,6 +203,5 @@ def paged_conv(
         PRECISION=precision_of(weights.matrix.dtype),
         num_warps=warps,
         num_stages=3,
-        **launch_options(num_rows, overlaps),
     )
     return out

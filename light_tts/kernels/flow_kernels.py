@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -93,28 +92,20 @@ def plain_kernels() -> FlowKernels:
     )
 
 
-def can_overlap(device: torch.device) -> bool:
-    """True where a kernel may begin while the one before ends: compute capability 9.0."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def triton_kernels(*, overlaps: bool = False) -> FlowKernels:
-    """For CUDA devices, and for Triton's interpreter. Needs Triton.
-
-    overlaps:  small kernels begin while the one before ends; needs compute capability 9.0.
-    """
+def triton_kernels() -> FlowKernels:
+    """For CUDA devices, and for Triton's interpreter. Needs Triton."""
     from light_tts.kernels.flow_attention_triton import paged_chunk_attention
     from light_tts.kernels.flow_conv_triton import paged_conv
     from light_tts.kernels.flow_linear_triton import gated_norm, linear_residual, norm_linear
     from light_tts.kernels.flow_step_triton import euler_step
 
     return FlowKernels(
-        attention=partial(paged_chunk_attention, overlaps=overlaps),
-        norm_linear=partial(norm_linear, overlaps=overlaps),
-        linear_residual=partial(linear_residual, overlaps=overlaps),
-        gated_norm=partial(gated_norm, overlaps=overlaps),
-        conv=partial(paged_conv, overlaps=overlaps),
-        euler_step=partial(euler_step, overlaps=overlaps),
+        attention=paged_chunk_attention,
+        norm_linear=norm_linear,
+        linear_residual=linear_residual,
+        gated_norm=gated_norm,
+        conv=paged_conv,
+        euler_step=euler_step,
         linear_gelu=_linear_gelu_cublas,
     )
 

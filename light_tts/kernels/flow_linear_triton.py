@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from light_tts.kernels.flow_linear import Activation
-from light_tts.kernels.triton_math import activate, begin, launch_options, precision_of
+from light_tts.kernels.triton_math import activate, precision_of
 
 FUSED_ROWS = 350  # with more, norm and product are two kernels: each program would normalise its rows again
 _NORM_ROWS = 4  # of a program of the norm by itself
@@ -50,7 +50,6 @@ def _norm_linear_kernel(
     COLUMN_TILES: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = rows < num_rows
@@ -64,7 +63,6 @@ def _norm_linear_kernel(
         weights = tl.load(matrix + columns[None, :] * IN + depth[:, None], mask=is_weight, other=0.0)
     weight = tl.load(norm_weight + depth, mask=is_depth, other=0.0)
     shift = tl.load(norm_bias + depth, mask=is_depth, other=0.0)
-    begin(OVERLAPS)
     offsets = rows.to(tl.int64)[:, None] * IN + depth[None, :]
     tile = tl.load(x + offsets, mask=is_row[:, None] & is_depth[None, :], other=0.0).to(tl.float32)
     mean = tl.sum(tile, axis=1) / IN
@@ -96,14 +94,12 @@ def _norm_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     places = tl.arange(0, BLOCK)
     is_place = places < WIDTH
     scales = tl.load(weight + places, mask=is_place, other=0.0)
     shifts = tl.load(bias + places, mask=is_place, other=0.0)
-    begin(OVERLAPS)
     is_inside = (rows < num_rows)[:, None] & is_place[None, :]
     offsets = rows.to(tl.int64)[:, None] * WIDTH + places[None, :]
     tile = tl.load(x + offsets, mask=is_inside, other=0.0).to(tl.float32)
@@ -129,7 +125,6 @@ def _linear_residual_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -139,24 +134,14 @@ def _linear_residual_kernel(
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     depth = tl.arange(0, DEPTH)
     inputs = rows.to(tl.int64)[:, None] * IN
-    if DEPTH >= IN:
-        is_depth = depth < IN
+    for start in range(0, IN, DEPTH):
+        place = start + depth
+        is_depth = place < IN
+        tile = tl.load(x + inputs + place[None, :], mask=is_row[:, None] & is_depth[None, :], other=0.0)
         weights = tl.load(
-            matrix + columns[None, :] * IN + depth[:, None], mask=is_column[None, :] & is_depth[:, None], other=0.0
+            matrix + columns[None, :] * IN + place[:, None], mask=is_column[None, :] & is_depth[:, None], other=0.0
         )
-        begin(OVERLAPS)
-        tile = tl.load(x + inputs + depth[None, :], mask=is_row[:, None] & is_depth[None, :], other=0.0)
         sums = tl.dot(tile.to(matrix.dtype.element_ty), weights, sums, input_precision=PRECISION)
-    else:
-        begin(OVERLAPS)
-        for start in range(0, IN, DEPTH):
-            place = start + depth
-            is_depth = place < IN
-            tile = tl.load(x + inputs + place[None, :], mask=is_row[:, None] & is_depth[None, :], other=0.0)
-            weights = tl.load(
-                matrix + columns[None, :] * IN + place[:, None], mask=is_column[None, :] & is_depth[:, None], other=0.0
-            )
-            sums = tl.dot(tile.to(matrix.dtype.element_ty), weights, sums, input_precision=PRECISION)
     sums += tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
     if HAS_RESIDUAL:
         sums += tl.load(residual + places, mask=is_inside, other=0.0)
@@ -175,9 +160,7 @@ def _gated_norm_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HAS_UPDATE: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
-    begin(OVERLAPS)
     start = tl.program_id(0).to(tl.int64) * WIDTH
     places = tl.arange(0, BLOCK)
     is_inside = places < WIDTH
@@ -203,13 +186,10 @@ def _norm_tile(num_rows: int, width: int) -> tuple[Tile, int]:
     return Tile(32, columns, depth, warps, 2), 2
 
 
-def _residual_tile(num_rows: int, width: int, value_bytes: int, overlaps: bool) -> Tile:
+def _residual_tile(num_rows: int, width: int, value_bytes: int) -> Tile:
     """The fastest on an H100, within what every GPU has of shared memory."""
     whole = max(16, triton.next_power_of_2(width))
     if num_rows <= FUSED_ROWS:
-        if overlaps and whole <= 1024:
-            # All weights of a program are on their way before the inputs are there.
-            return Tile(16, 32, whole, 4 if whole <= 512 else 8, 1)
         return Tile(16, 32, min(128, whole), 4, 4)
     depth = min(whole, 128 // value_bytes)
     if num_rows <= 750:
@@ -225,8 +205,6 @@ def norm_linear(
     matrix: Tensor,
     bias: Tensor | None,
     activation: Activation = "none",
-    *,
-    overlaps: bool = False,
 ) -> Tensor:
     """See `norm_linear_plain`; everything contiguous, K at most 1024.
 
@@ -237,7 +215,7 @@ def norm_linear(
     weight, shift, eps = norm
     num_columns = matrix.shape[0]
     if num_rows > FUSED_ROWS:
-        normed = _normed(x, norm, matrix.dtype, overlaps=overlaps)
+        normed = _normed(x, norm, matrix.dtype)
         return _activated_product(normed, matrix, bias, activation)
     out = torch.empty(num_rows, num_columns, dtype=matrix.dtype, device=x.device)
     tile, column_tiles = _norm_tile(num_rows, width)
@@ -262,12 +240,11 @@ def norm_linear(
         PRECISION=precision_of(matrix.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        **launch_options(num_rows, overlaps),
     )
     return out
 
 
-def _normed(x: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype, *, overlaps: bool) -> Tensor:
+def _normed(x: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype) -> Tensor:
     """LayerNorm(x) [M, K] in `dtype`."""
     num_rows, width = x.shape
     weight, shift, eps = norm
@@ -284,7 +261,6 @@ def _normed(x: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype, *
         BLOCK=block,
         ROWS=_NORM_ROWS,
         num_warps=max(1, block // 256),
-        **launch_options(num_rows, overlaps),
     )
     return out
 
@@ -301,14 +277,12 @@ def _activated_product(x: Tensor, matrix: Tensor, bias: Tensor | None, activatio
     return F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def linear_residual(
-    x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None, *, overlaps: bool = False
-) -> Tensor:
+def linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """See `linear_residual_plain`; everything contiguous."""
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
-    tile = _residual_tile(num_rows, width, matrix.element_size(), overlaps)
+    tile = _residual_tile(num_rows, width, matrix.element_size())
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
     _linear_residual_kernel[grid](
         x,
@@ -326,7 +300,6 @@ def linear_residual(
         PRECISION=precision_of(matrix.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        **launch_options(num_rows, overlaps),
     )
     return out
 
@@ -339,8 +312,6 @@ def gated_norm(
     shift: Tensor,
     eps: float,
     dtype: torch.dtype,
-    *,
-    overlaps: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `gated_norm_plain`; `h` is overwritten, everything contiguous."""
     num_rows, width = h.shape
@@ -358,6 +329,5 @@ def gated_norm(
         BLOCK=block,
         HAS_UPDATE=update is not None,
         num_warps=4,
-        **launch_options(num_rows, overlaps),
     )
     return h, out

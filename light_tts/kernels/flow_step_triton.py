@@ -6,8 +6,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from light_tts.kernels.triton_math import begin, launch_options
-
 _BLOCK = 512
 
 
@@ -23,9 +21,7 @@ def _euler_kernel(
     CHANNELS: tl.constexpr,
     INPUT_CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
-    OVERLAPS: tl.constexpr,
 ) -> None:
-    begin(OVERLAPS)
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_inside = places < num_values
     with_condition = tl.load(velocity + places, mask=is_inside, other=0.0)
@@ -40,9 +36,7 @@ def _euler_kernel(
     tl.store(target + (num_values // CHANNELS).to(tl.int64) * INPUT_CHANNELS, rounded, mask=is_inside)
 
 
-def euler_step(
-    x: Tensor, velocity: Tensor, guidance: Tensor, step: Tensor, inputs: Tensor, *, overlaps: bool = False
-) -> None:
+def euler_step(x: Tensor, velocity: Tensor, guidance: Tensor, step: Tensor, inputs: Tensor) -> None:
     """See `euler_step_plain`; everything contiguous."""
     _, frames, channels = x.shape
     _euler_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
@@ -56,5 +50,4 @@ def euler_step(
         CHANNELS=channels,
         INPUT_CHANNELS=inputs.shape[-1],
         BLOCK=_BLOCK,
-        **launch_options(2 * x.shape[0] * frames, overlaps),
     )

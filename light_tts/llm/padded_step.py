@@ -6,7 +6,6 @@ into the residual stream in place. Rounds where the body rounds, or later.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -27,8 +26,6 @@ from light_tts.models.nets.matrix import Matrix
 from light_tts.models.nets.quantized_matrix import QuantizedMatrix
 from light_tts.models.nets.qwen2 import Qwen2Layer
 from light_tts.models.nets.speech_lm import SpeechLM
-
-logger = logging.getLogger(__name__)
 
 # Logits [B, V] float32 and what to know of their rows; leaves the ids in `drawn`.
 Draw = Callable[[Tensor, DrawRows], None]
@@ -95,10 +92,7 @@ def triton_kernels(lm: SpeechLM, sampler: Sampler, *, overlaps: bool = False) ->
 
 def _can_overlap(device: torch.device) -> bool:
     """True where programmatic dependent launch exists."""
-    if torch.cuda.get_device_capability(device) >= (9, 0):
-        return True
-    logger.warning("overlap_kernels has no effect: this GPU is older than Hopper")
-    return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def plain_draw(sampler: Sampler) -> Draw:

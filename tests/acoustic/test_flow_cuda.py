@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner, why_not
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
-from light_tts.kernels.flow_kernels import can_overlap, triton_kernels
+from light_tts.kernels.flow_kernels import triton_kernels
 from light_tts.models.family import family_named
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import read_model_config
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BUILDERS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
 layouts = pytest.mark.parametrize("layout", list(BUILDERS))
-runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused", "recorded-overlapping"])
+runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused"])
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +61,11 @@ def runner_of(net: FlowNet, kind: str, steps: int = 10) -> FlowRunner:
     if kind == "plain":
         return PlainRunner(net)
     assert why_not(net) is None
-    overlaps = kind.endswith("overlapping")
-    if overlaps and not can_overlap(net.device):
-        pytest.skip("needs compute capability 9.0")
     return PagedRunner(
         net,
         cache_bytes=1 << 28,
         steps=steps,
-        kernels=triton_kernels(overlaps=overlaps),
+        kernels=triton_kernels(),
         most_graphs=8 if kind.startswith("recorded") else 0,
         fuses=not kind.endswith("unfused"),
     )
@@ -198,7 +195,7 @@ def full_size(request: pytest.FixtureRequest) -> FlowNet:
     return family.build_flow(config.flow, state, torch.bfloat16, torch.device("cuda"))
 
 
-@pytest.mark.parametrize("kind", ["paged", "recorded", "recorded-unfused", "recorded-overlapping"])
+@pytest.mark.parametrize("kind", ["paged", "recorded", "recorded-unfused"])
 @pytest.mark.parametrize("count", [1, 3, 24])
 def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: str, count: int) -> None:
     """Tiles depend on sizes. Every version rounds differently; a wrong number would be off by its whole size."""
@@ -207,7 +204,7 @@ def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: 
         full_size,
         cache_bytes=(2 * count + 2) * 80_000_000,
         steps=steps,
-        kernels=triton_kernels(overlaps=kind.endswith("overlapping") and can_overlap(full_size.device)),
+        kernels=triton_kernels(),
         most_graphs=8 if kind.startswith("recorded") else 0,
         fuses=not kind.endswith("unfused"),
     )

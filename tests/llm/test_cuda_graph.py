@@ -257,9 +257,9 @@ def recorded(lm, **settings):
         {"block_tokens": 4, "max_total_tokens": 400, "max_request_tokens": 200},
         {"graph_max_batch_size": 5},
         {"prefill_budget_tokens": 16},
-        {"overlap_kernels": True},
+        {"overlap_kernels": False},
     ],
-    ids=["plain", "few pages", "several replays", "mixed", "overlapping"],
+    ids=["plain", "few pages", "several replays", "mixed", "not overlapping"],
 )
 def test_replayed_steps_draw_what_eager_ones_draw(on_gpu, settings):
     eager = make_engine(on_gpu, disable_cudagraph=True, **settings)
