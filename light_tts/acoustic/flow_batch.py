@@ -18,7 +18,7 @@ from light_tts.acoustic.flow_context import KeptContext
 from light_tts.acoustic.flow_states import GUIDANCE_ROWS, FlowStates, KeptStates, LevelStates, Save
 from light_tts.models.nets.context import SequenceContext
 from light_tts.models.nets.euler_time import cosine_schedule
-from light_tts.models.nets.flow_net import FlowNet
+from light_tts.models.nets.flow_net import Estimator, FlowNet
 from light_tts.models.nets.lookahead import BodyContexts
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS
 
@@ -46,11 +46,14 @@ class FlowRow:
     saves: tuple[tuple[KeptStates, int, int], ...] = ()
 
 
-def run_rows(net: FlowNet, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
+def run_rows(
+    net: FlowNet, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool, estimator: Estimator | None = None
+) -> list[Tensor]:
     """Compute the rows together. Returns the mel of each row's new tokens, [2 * num_tokens, 80] float32.
 
     steps:       Euler steps.
     is_chunked:  chunk mask; otherwise every frame sees every frame and no row may have a past or saves.
+    estimator:   in place of the net's own.
     """
     with torch.inference_mode():
         mu = _token_to_mu(net, rows, is_chunked)
@@ -69,6 +72,7 @@ def run_rows(net: FlowNet, rows: Sequence[FlowRow], *, steps: int, is_chunked: b
             guidance=guidance,
             steps=steps,
             context=context,
+            estimator=estimator,
         )
         return [mel[index, : FRAMES_PER_TOKEN * row.num_tokens] for index, row in enumerate(rows)]
 
@@ -93,15 +97,18 @@ def solve(
     guidance: Tensor,
     steps: int,
     context: SolverContext,
+    estimator: Estimator | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Euler integration of the velocity from t = 0 to 1 with classifier-free guidance (spec: flow, section 6).
 
     x: [B, M, 80] noise; mu, cond: [B, M, 80]; speaker: [B, 80]; guidance: [B, 1, 1]; all float32.
-    context:  of 2 B rows, conditional rows first.
-    on_step:  called with the step's number and state before each step.
+    context:    of 2 B rows, conditional rows first.
+    estimator:  in place of the net's own.
+    on_step:    called with the step's number and state before each step.
     """
-    conditioned = net.estimator.static_inputs(mu, speaker, cond)
+    estimator = net.estimator if estimator is None else estimator
+    conditioned = estimator.static_inputs(mu, speaker, cond)
     static = torch.cat([conditioned, torch.zeros_like(conditioned)])
     table = net.time_table(steps)
     schedule = cosine_schedule(steps).tolist()
@@ -109,7 +116,7 @@ def solve(
         if on_step is not None:
             on_step(step, x)
         context.begin(step)
-        velocity = net.estimator(torch.cat([x, x]), static, table[step : step + 1], context)
+        velocity = estimator(torch.cat([x, x]), static, table[step : step + 1], context)
         context.finish()
         with_condition, without = velocity.chunk(GUIDANCE_ROWS)
         velocity = with_condition + guidance * (with_condition - without)

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from light_tts.acoustic.flow_states import LevelStates, Save
 from light_tts.models.nets.context import PlainContext
+from light_tts.models.nets.dense import Tail
+
+
+class Surroundings(NamedTuple):
+    """What an evaluation reads of a KeptContext, as tensors.
+
+    keys_values:  [layers, B, S, 2W], where the last T steps are written; with no step at all where nothing is kept.
+    mask:         see `attention`; without elements: everything is visible.
+    chunk:        [] int64; see `attention`.
+    positions:    [B or 1, T] int64.
+    tails:        of each convolution, [B, left, C].
+    """
+
+    keys_values: Tensor
+    mask: Tensor
+    chunk: Tensor
+    positions: Tensor
+    tails: tuple[Tensor, ...]
 
 
 class KeptContext(PlainContext):
@@ -44,7 +63,7 @@ class KeptContext(PlainContext):
             device=device,
         )
         self._pasts, self._saves = pasts, saves
-        self._rows = guidance_rows
+        self._rows, self._layers = guidance_rows, layers
         self._has_past = any(past_steps)
         self._evaluation = 0
         self._buffer: Tensor | None = None
@@ -79,14 +98,31 @@ class KeptContext(PlainContext):
     def extend(self, tail: int, x: Tensor, left: int) -> Tensor:
         """See SequenceContext."""
         if self._has_past:
-            extended = torch.cat([self._last_inputs(tail, x, left), x], dim=1)
+            extended = torch.cat([self._last_inputs(tail, left, x.shape[2], x.dtype), x], dim=1)
         else:
             extended = super().extend(tail, x, left)
+        self.keep_tail(tail, extended)
+        return extended
+
+    def keep_tail(self, tail: int, extended: Tensor) -> None:
+        """Keep what is to be kept of a convolution's input, [B, left + T, C]."""
+        left = extended.shape[1] - self.num_new
         by_sequence = extended.view(self._rows, len(self._pasts), *extended.shape[1:])
         for sequence, saves in enumerate(self._saves):
             for states, _, end in saves:
                 states.tails[self._evaluation][tail] = by_sequence[:, sequence, end : end + left].clone()
-        return extended
+
+    def surroundings(self, tails: Sequence[Tail]) -> Surroundings:
+        """What the evaluation that has begun reads, for a network with these convolutions."""
+        return Surroundings(
+            keys_values=torch.empty(self._layers, 0) if self._buffer is None else self._buffer,
+            mask=torch.empty(0) if self._mask is None else self._mask,
+            chunk=torch.tensor(self.chunk_of_attention),
+            positions=self.positions(),
+            tails=tuple(
+                self._last_inputs(index, tail.left, tail.channels, torch.float32) for index, tail in enumerate(tails)
+            ),
+        )
 
     def _keys_values(self, layer: int, new: Tensor) -> Tensor:
         if self._buffer is None:
@@ -99,10 +135,10 @@ class KeptContext(PlainContext):
         """[layers, rows, S, 2W] -> [layers, guidance rows, sequences, S, 2W]."""
         return buffer.view(buffer.shape[0], self._rows, len(self._pasts), *buffer.shape[2:])
 
-    def _last_inputs(self, tail: int, x: Tensor, left: int) -> Tensor:
-        """[B, left, C]: the inputs of a convolution just before the new steps."""
+    def _last_inputs(self, tail: int, left: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """[B, left, channels]: the inputs of a convolution just before the new steps."""
         kept = [past[-1].tails[self._evaluation][tail] if past else None for past in self._pasts]
         if len(kept) == 1 and kept[0] is not None:
             return kept[0]
-        zeros = x.new_zeros(self._rows, left, x.shape[2])
+        zeros = torch.zeros(self._rows, left, channels, dtype=dtype, device=self.device)
         return torch.stack([zeros if tensor is None else tensor for tensor in kept], dim=1).flatten(0, 1)

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from light_tts.acoustic.flow_batch import FlowRow, run_rows
+from light_tts.acoustic.flow_script import scripted
 from light_tts.acoustic.flow_states import FlowStates, KeptStates, allocate_states, states_bytes
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.models.nets.flow_net import FlowNet
@@ -40,7 +41,7 @@ class PlainRunner:
     """Every operation by itself, states in tensors of their own: any device, any size."""
 
     def __init__(self, net: FlowNet) -> None:
-        self._net = net
+        self._net, self._estimator = net, scripted(net)
 
     def states_bytes(self, num_tokens: int, steps: int) -> int:
         """See FlowRunner."""
@@ -69,4 +70,4 @@ class PlainRunner:
 
     def run(self, rows: Sequence[FlowRow], *, steps: int, is_chunked: bool) -> list[Tensor]:
         """See FlowRunner."""
-        return run_rows(self._net, rows, steps=steps, is_chunked=is_chunked)
+        return run_rows(self._net, rows, steps=steps, is_chunked=is_chunked, estimator=self._estimator)

@@ -44,6 +44,38 @@ class SequenceContext(Protocol):
         """[B, T, C] with steps beyond each row's length set to zero."""
 
 
+def attention(qkv: Tensor, keyed: Tensor, heads: int, mask: Tensor | None, chunk: int) -> Tensor:
+    """Attention of new steps over kept and new ones. Every line of it is TorchScript, too (`acoustic/flow_script.py`).
+
+    qkv:    [B, T, 3W] of the new steps, of which the queries are read.
+    keyed:  [B, S, 2W] keys and values of all steps; the last T are the new ones.
+    mask:   added to the scaled scores, broadcast to [B, heads, T, S].
+    chunk:  new steps of so many see their own chunk and all before; 0: they see what the mask says.
+    Returns [B, T, W].
+    """
+    rows, steps, width3 = qkv.shape
+    width = width3 // 3
+    query = qkv[:, :, :width].view(rows, steps, heads, width // heads).transpose(1, 2)
+    keyed = keyed.view(rows, keyed.shape[1], 2 * heads, width // heads).transpose(1, 2)
+    key, value = keyed[:, :heads], keyed[:, heads:]
+    if chunk == 0:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    else:
+        past = key.shape[2] - steps
+        pieces: list[Tensor] = []
+        for start in range(0, steps, chunk):
+            end = min(start + chunk, steps)
+            seen = past + end
+            part = mask[:, :, start:end, :seen] if mask is not None else None
+            pieces.append(
+                F.scaled_dot_product_attention(
+                    query[:, :, start:end], key[:, :, :seen], value[:, :, :seen], attn_mask=part
+                )
+            )
+        out = torch.cat(pieces, dim=2)
+    return out.transpose(1, 2).reshape(rows, steps, width)
+
+
 class PlainContext:
     """Attention over what is given, with right padding, whole or in chunks (spec: flow, section 9).
 
@@ -80,20 +112,18 @@ class PlainContext:
         """Length of the key axis."""
         return self.num_past + self.num_new
 
+    @property
+    def chunk_of_attention(self) -> int:
+        """New steps that are attended together, over all that they may see; 0: all of them, and the mask says what."""
+        return self._chunk if self._by_chunks else 0
+
     def attend(self, layer: int, qkv: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
         """See SequenceContext."""
-        rows, steps, width3 = qkv.shape
-        width = width3 // 3
-        query = qkv[..., :width].view(rows, steps, heads, width // heads).transpose(1, 2)
-        keyed = self._keys_values(layer, qkv[..., width:])
-        keyed = keyed.view(rows, keyed.shape[1], 2 * heads, width // heads).transpose(1, 2)
-        key, value = keyed[:, :heads], keyed[:, heads:]
-        if self._by_chunks:
-            out = torch.cat(list(self._chunked(query, key, value, bias)), dim=2)
-        else:
-            mask = self._mask if bias is None else bias if self._mask is None else bias + self._mask
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return out.transpose(1, 2).reshape(rows, steps, width)
+        keyed = self._keys_values(layer, qkv[..., qkv.shape[2] // 3 :])
+        mask = bias
+        if self._mask is not None:
+            mask = self._mask if bias is None else bias + self._mask
+        return attention(qkv, keyed, heads, mask, self.chunk_of_attention)
 
     def extend(self, tail: int, x: Tensor, left: int) -> Tensor:
         """See SequenceContext."""
@@ -115,21 +145,6 @@ class PlainContext:
     def _keys_values(self, layer: int, new: Tensor) -> Tensor:
         """[B, T, 2W] of the new steps -> [B, S, 2W] of all steps they may see."""
         return new
-
-    def _chunked(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> list[Tensor]:
-        pieces = []
-        for start in range(0, self.num_new, self._chunk):
-            end = min(start + self._chunk, self.num_new)
-            visible = self.num_past + end
-            pieces.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, start:end],
-                    key[:, :, :visible],
-                    value[:, :, :visible],
-                    attn_mask=None if bias is None else bias[:, :, start:end, :visible],
-                )
-            )
-        return pieces
 
     def _make_mask(self) -> Tensor | None:
         """Additive mask, [B or 1, 1, T or 1, S]; None when everything is visible. No row is ever without a key."""

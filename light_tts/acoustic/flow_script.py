@@ -1,0 +1,137 @@
+"""The estimator of the flow as a TorchScript graph: the same operations, without Python in between.
+
+On a CPU an evaluation is hundreds of short operations. From Python, each gives the interpreter away and has to get it
+back, for which it waits while the language model's thread has it: an evaluation takes half as long again as by itself.
+A graph runs without the interpreter, and so does not notice.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.jit import optimized_execution  # type: ignore[attr-defined]
+
+from light_tts.acoustic.flow_context import KeptContext, Surroundings
+from light_tts.acoustic.flow_states import GUIDANCE_ROWS
+from light_tts.models.nets.context import SequenceContext, attention
+from light_tts.models.nets.flow_net import Estimator, FlowNet
+
+Graph = Callable[..., tuple[Tensor, ...]]
+_scripted: WeakKeyDictionary[FlowNet, ScriptedEstimator] = WeakKeyDictionary()  # one graph, however many decoders
+
+
+def scripted(net: FlowNet) -> Estimator:
+    """The estimator of a net, as a graph where that exists and pays; it is made by the first call."""
+    # PyTorch deprecates TorchScript for compilers, which want another one at run time and seconds of each start.
+    if net.device.type != "cpu" or sys.version_info >= (3, 14):
+        return net.estimator
+    return _scripted.setdefault(net, ScriptedEstimator(net))
+
+
+class ScriptedEstimator:
+    """Estimator that runs the graph of another one. Any thread."""
+
+    def __init__(self, net: FlowNet) -> None:
+        self._estimator, self._tails, self._dtype = net.estimator, net.estimator_tails, net.dtype
+        self.num_attention_layers = net.estimator.num_attention_layers
+        self.attention_heads = net.estimator.attention_heads
+        self.attention_width = net.estimator.attention_width
+        self.condition_time = net.estimator.condition_time
+        self.static_inputs = net.estimator.static_inputs
+        self._graph: Graph | None = None
+
+    def __call__(self, x: Tensor, static: Tensor, time: Tensor, context: SequenceContext) -> Tensor:
+        """See Estimator; contexts of other kinds than KeptContext are served without the graph."""
+        if not isinstance(context, KeptContext):
+            return self._estimator(x, static, time, context)
+        if self._graph is None:
+            self._graph = self._record(x, static, time)
+        # Optimising for the shapes of the first calls would take longer than these and gain nothing.
+        with optimized_execution(False):
+            velocity, *extended = self._graph(x, static, time, *context.surroundings(self._tails))
+        for tail, inputs in enumerate(extended):
+            context.keep_tail(tail, inputs)
+        return context.clear_padding(velocity)
+
+    def _record(self, x: Tensor, static: Tensor, time: Tensor) -> Graph:
+        """The graph, for inputs of any size; those given say how many channels there are."""
+        frames = 2
+        shape = self.num_attention_layers, GUIDANCE_ROWS, 2 * frames, 2 * self.attention_width
+        surroundings = Surroundings(
+            keys_values=torch.zeros(shape, dtype=self._dtype),
+            mask=torch.empty(0),
+            chunk=torch.tensor(0),
+            positions=torch.arange(frames)[None],
+            tails=tuple(torch.zeros(GUIDANCE_ROWS, tail.left, tail.channels) for tail in self._tails),
+        )
+        example = x[:GUIDANCE_ROWS, :frames], static[:GUIDANCE_ROWS, :frames], time, *surroundings
+        return cast(Graph, torch.jit.trace(self._evaluate, example, check_trace=False))
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        static: Tensor,
+        time: Tensor,
+        keys_values: Tensor,
+        mask: Tensor,
+        chunk: Tensor,
+        positions: Tensor,
+        tails: tuple[Tensor, ...],
+    ) -> tuple[Tensor, ...]:
+        context = _GraphContext(Surroundings(keys_values, mask, chunk, positions, tails))
+        velocity = self._estimator(x, static, time, context)
+        return velocity, *context.extended
+
+
+class _GraphContext:
+    """SequenceContext over Surroundings, while a graph is made."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
+        self.extended: list[Tensor] = []
+
+    @property
+    def num_keys(self) -> int:
+        """See SequenceContext."""
+        return self._surroundings.keys_values.shape[2]
+
+    def attend(self, layer: int, qkv: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+        """See SequenceContext."""
+        assert bias is None, "no estimator has relative positions"
+        keys_values, mask, chunk = self._surroundings[:3]
+        return _attend_script()(qkv, keys_values[layer], heads, mask, chunk)
+
+    def extend(self, tail: int, x: Tensor, left: int) -> Tensor:
+        """See SequenceContext."""
+        assert tail == len(self.extended), "convolutions are numbered in the order of computation"
+        extended = torch.cat([self._surroundings.tails[tail], x], dim=1)
+        self.extended.append(extended)
+        return extended
+
+    def positions(self) -> Tensor:
+        """See SequenceContext."""
+        return self._surroundings.positions
+
+    def clear_padding(self, x: Tensor) -> Tensor:
+        """Left to the caller, at the end."""
+        return x
+
+
+def _attend(qkv: Tensor, kept: Tensor, heads: int, mask: Tensor, chunk: Tensor) -> Tensor:
+    """`attention`, where the new keys and values are written to `kept` [B, S, 2W], if that has any place."""
+    keyed = qkv[:, :, qkv.shape[2] // 3 :]
+    if kept.numel() > 0:
+        kept[:, kept.shape[1] - keyed.shape[1] :] = keyed
+        keyed = kept
+    return attention(qkv, keyed, heads, mask if mask.numel() > 0 else None, int(chunk))
+
+
+@functools.cache
+def _attend_script() -> Callable[..., Tensor]:
+    return cast(Callable[..., Tensor], torch.jit.script(_attend))
