@@ -135,6 +135,18 @@ def _attention_kernel(
         if head == 0:
             query = _rotated(query, cosines, sines, steps, is_step, HEAD_DIM)
 
+    # Every tile keeps its own steps; first, since nothing waits for it.
+    save = tl.load(saves + sequence * saves_width + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
+    is_kept = (save >= 0)[:, None]
+    target = save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
+    target_places = kept + target[:, None] + dims[None, :]
+    own_key = tl.load(own + width, mask=is_kept, other=0.0)
+    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
+        if head == 0:
+            own_key = _rotated(own_key, cosines, sines, steps, is_step, HEAD_DIM)
+    tl.store(target_places, own_key, mask=is_kept)
+    tl.store(target_places + width, tl.load(own + 2 * width, mask=is_kept, other=0.0), mask=is_kept)
+
     shifted = query
     table += head * (2 * REACH - 1) * HEAD_DIM
     if REACH > 0:
@@ -188,18 +200,6 @@ def _attention_kernel(
     result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     places_out = out + (row_start + steps)[:, None] * width + head * HEAD_DIM + dims[None, :]
     tl.store(places_out, result.to(out.dtype.element_ty), mask=is_step[:, None])
-
-    # Every tile keeps its own steps.
-    save = tl.load(saves + sequence * saves_width + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
-    is_kept = (save >= 0)[:, None]
-    target = save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
-    target_places = kept + target[:, None] + dims[None, :]
-    key = tl.load(own + width, mask=is_kept, other=0.0)
-    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
-        if head == 0:
-            key = _rotated(key, cosines, sines, steps, is_step, HEAD_DIM)
-    tl.store(target_places, key, mask=is_kept)
-    tl.store(target_places + width, tl.load(own + 2 * width, mask=is_kept, other=0.0), mask=is_kept)
 
 
 def can_attend(head_dim: int) -> bool:

@@ -48,7 +48,8 @@ class FusedDiT:
         """See FusedEstimator."""
         kernels, shape = self._kernels, inputs.shape
         h = kernels.linear_residual(inputs.flatten(0, 1), *self._project_in, None).view(*shape[:2], -1)
-        y = kernels.conv(h, self._convs[0], context.tails(0), ConvExtras(mish=True), self._dtype)
+        rounded = h.to(self._dtype)  # as the convolution would: it reads each frame as often as it has taps
+        y = kernels.conv(rounded, self._convs[0], context.tails(0), ConvExtras(mish=True), self._dtype)
         h = kernels.conv(y, self._convs[1], context.tails(1), ConvExtras(True, residual=h), torch.float32)
         h = h.flatten(0, 1)
         update: Tensor | None = None
