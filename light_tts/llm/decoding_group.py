@@ -1,7 +1,8 @@
 """The sequences that decode step after step: planned together, so that most of them cost a step no thought. Pure.
 
-Of a member one sample is always on its way, and the row of it is computed by the next step whatever the sample is. So
-all members go on by one row a step, and the step in which one of them needs something is known beforehand.
+Of each member a sample is drawn by every step, and the row of it is computed by the next one whatever the sample is,
+mostly before anybody has seen it. So all members go on by one row a step, and the step in which one of them needs
+something is known beforehand.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from light_tts.llm.sequence import Sequence
 
 
 class AheadRows(NamedTuple):
-    """Of each sequence the row of its sample that is still on its way; after each a sample is drawn.
+    """Of each sequence the row of its last sample, which the device still has; after each a sample is drawn.
 
-    step:   as long as `sequences` is the same object, all places are higher by as much as this is.
-    grown:  those that have got a page for it.
+    step:      as long as `sequences` is the same object, all places are higher by as much as this is.
+    grown:     those that have got a page for it.
+    is_known:  the samples have been handed over already, instead of being on their way.
     """
 
     sequences: tuple[Sequence, ...]
     step: int
-    grown: tuple[Sequence, ...]
+    grown: tuple[Sequence, ...] = ()
+    is_known: bool = False
 
 
-NO_AHEAD_ROWS = AheadRows((), 0, ())
+NO_AHEAD_ROWS = AheadRows((), 0)
 
 
 class DecodingGroup:
-    """The scheduler owns it. A member has a place in the batch, pages, and a sample on its way.
+    """The scheduler owns it. A member has a place in the batch, pages, and a sample that the last step has drawn.
 
     sequences:  the members; the same object as long as nobody joins or leaves.
     """
@@ -67,8 +70,8 @@ class DecodingGroup:
 
     def prepare(self) -> list[Sequence]:
         """Begin a step: those whose last sure row comes next leave. Returns members that need one page more."""
-        if self._is_planned or any(not sequence.num_drawing for sequence in self.sequences[:1]):
-            # The last step was not computed, or its samples are known already: none is on its way.
+        if self._is_planned:
+            # The last step was not computed: the device has no samples of it.
             self.disband()
         full = []
         for sequence in self._due.pop(self._step, ()):
@@ -85,7 +88,8 @@ class DecodingGroup:
         for sequence in grown:
             self._expect(sequence)
         self._is_planned = bool(self.sequences)
-        return AheadRows(self.sequences, self._step, tuple(grown))
+        is_known = any(not sequence.num_drawing for sequence in self.sequences[:1])
+        return AheadRows(self.sequences, self._step, tuple(grown), is_known)
 
     def advance(self, step: int) -> None:
         """The planned rows are computed before those of any later step; `step` is the scheduler's number of it."""

@@ -70,7 +70,7 @@ class HostInputs:
         sources = np.where(columns.is_ahead, self._table.drawn_at.take(lines), -1)
         if not shape.num_tiles:
             self._write_rows(parts.rows, columns.known, columns.starts, lines, sources)
-            self._write_draws(parts, lines, sources, first_target)
+            self._write_draws(parts, lines, sources, first_target, columns.is_known)
         else:
             counts, samples = columns.counts, columns.samples
             firsts = np.cumsum(counts) - counts
@@ -82,7 +82,7 @@ class HostInputs:
             selected = (firsts + counts - 1)[samples]
             parts.selected[: len(selected)] = selected
             parts.selected[len(selected) :] = 0
-            self._write_draws(parts, lines[samples], sources[samples], first_target)
+            self._write_draws(parts, lines[samples], sources[samples], first_target, columns.is_known)
         return self._write_table(parts, lines, shape)
 
     def write_group(self, columns: StepColumns, shape: StepShape, first_target: int, *, group: int, step: int) -> int:
@@ -112,7 +112,8 @@ class HostInputs:
         rows[2] = columns.starts
         rows[3] = self._slots(lines, columns.starts)
         draws[2] += num_steps
-        parts.window[:count, :-1] = table.window.take(lines, axis=0)[:, 1:]
+        history = table.window.take(lines, axis=0)
+        parts.window[:count, :-1] = history[:, :-1] if columns.is_known else history[:, 1:]
         table.drawn_at[lines] = draws[1]
 
     def _write_rows(
@@ -133,22 +134,24 @@ class HostInputs:
         slots: np.ndarray = self._table.pages[lines, pages] * self._block_tokens + places
         return slots
 
-    def _write_draws(self, parts: _Parts, lines: np.ndarray, sources: np.ndarray, first_target: int) -> None:
+    def _write_draws(
+        self, parts: _Parts, lines: np.ndarray, sources: np.ndarray, first_target: int, is_known: bool
+    ) -> None:
         count, table = len(lines), self._table
-        is_ahead = sources >= 0
+        is_drawing = (sources >= 0) & (not is_known)
         draws, fixed, window = parts.draws, parts.fixed, parts.window
         draws[0, :count] = sources
         draws[1, :count] = np.arange(first_target, first_target + count)
-        draws[2, :count] = table.counts.take(lines) + is_ahead
+        draws[2, :count] = table.counts.take(lines) + is_drawing
         fixed[:count] = table.fixed.take(lines, axis=0)
         self._write_blocked(parts, lines)
         history = table.window.take(lines, axis=0)
         # What is drawn last comes from the device.
-        if is_ahead.all():
+        if is_drawing.all():
             window[:count, :-1] = history[:, 1:]
         else:
             window[:count] = history
-            window[:count][is_ahead, :-1] = history[is_ahead, 1:]
+            window[:count][is_drawing, :-1] = history[is_drawing, 1:]
         if count < len(fixed):
             draws[:, count:] = self._padding_draw
             fixed[count:] = _PADDING_DRAW

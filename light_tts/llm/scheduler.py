@@ -66,7 +66,8 @@ class StepPlan(NamedTuple):
 
     def as_chunks(self) -> list[Chunk]:
         """The same as chunks only, before they are computed."""
-        ahead = [Chunk(sequence, sequence.num_computed, 1, True, True) for sequence in self.ahead.sequences]
+        is_ahead = not self.ahead.is_known
+        ahead = [Chunk(sequence, sequence.num_computed, 1, True, is_ahead) for sequence in self.ahead.sequences]
         return ahead + self.chunks
 
 

@@ -22,7 +22,8 @@ class StepColumns(NamedTuple):
     starts:    [C] place of the first row of each.
     counts:    [C] rows of each.
     samples:   [C] bool, an id is drawn after it.
-    is_ahead:  [C] bool, its one row is that of an id which only the device knows.
+    is_ahead:  [C] bool, its one row is that of the last id drawn, which the device has.
+    is_known:  such ids have been handed over, and are in the table's histories.
     known:     rows of the joint table, of one chunk after the other; None where all are ahead.
     """
 
@@ -31,6 +32,7 @@ class StepColumns(NamedTuple):
     counts: np.ndarray
     samples: np.ndarray
     is_ahead: np.ndarray
+    is_known: bool
     known: list[int] | None
 
 
@@ -57,13 +59,15 @@ class ColumnsMaker:
         flags = np.array((samples, is_ahead), bool)
         if not ahead.sequences:
             known = None if flags[1].all() else _rows_of(chunks)
-            return StepColumns(self._table.look_up(sequences), numbers[0], numbers[1], flags[0], flags[1], known)
+            lines = self._table.look_up(sequences)
+            return StepColumns(lines, numbers[0], numbers[1], flags[0], flags[1], False, known)
         return StepColumns(
             np.concatenate([ours.lines, self._table.look_up(sequences)]),
             np.concatenate([ours.starts, numbers[0]]),
             np.concatenate([ours.counts, numbers[1]]),
             np.concatenate([ours.samples, flags[0]]),
             np.concatenate([ours.is_ahead, flags[1]]),
+            ours.is_known,
             [0] * len(ours.lines) + _rows_of(chunks),
         )
 
@@ -86,13 +90,14 @@ class ColumnsMaker:
             self._ahead = _columns(self._table.lines_of(ahead.sequences), starts)
             self._sequences, self._first_step = ahead.sequences, ahead.step
             self.group += 1
-        return self._ahead._replace(starts=self._ahead.starts + (ahead.step - self._first_step))
+        starts = self._ahead.starts + (ahead.step - self._first_step)
+        return self._ahead._replace(starts=starts, is_known=ahead.is_known)
 
 
 def _columns(lines: np.ndarray, starts: np.ndarray) -> StepColumns:
     """One row of each, and all are ahead."""
     ones = np.ones_like(lines)
-    return StepColumns(lines, starts, ones, ones.astype(bool), ones.astype(bool), None)
+    return StepColumns(lines, starts, ones, ones.astype(bool), ones.astype(bool), False, None)
 
 
 _NOTHING = _columns(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -120,6 +120,23 @@ def test_padded_steps_ahead_of_their_ids_draw_what_plain_ones_draw(lm, settings,
         assert engine.stats().preemptions > 0
 
 
+@pytest.mark.parametrize("most_rows", [64, 3], ids=["plain", "parts"])
+def test_it_changes_nothing_when_samples_are_known_before_the_next_step(lm, most_rows):
+    engine, picks = make_engine(lm), random.Random(2)
+    padded = engine._runner._padded = CountedSteps(engine._runner, most_rows)
+    step = engine.step
+
+    def step_and_settle():
+        result = step()
+        if picks.random() < 0.4:
+            engine._cycle.settle()
+        return result
+
+    engine.step = step_and_settle
+    assert crowd(lm, engine) == crowd(lm, make_engine(lm))
+    assert padded.num_together > 30
+
+
 def test_what_is_computed_for_a_code_that_is_none_is_dropped(lm):
     """A model that asks for text all the time: the row launched for a code is that of text in truth."""
     outcomes = []

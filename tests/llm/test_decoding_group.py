@@ -83,20 +83,20 @@ def test_a_step_that_was_not_computed_breaks_them_up():
     world = world_of(30, 30)
     world.step()
     world.scheduler.schedule()
-    world.finish(world.launched)
-    world.launched = []
+    world.settle()
     assert launched(world) == ([], [0, 1])
     assert launched(world) == ([0, 1], [])
 
 
-def test_samples_that_are_known_before_the_next_step_break_them_up():
+def test_samples_that_are_known_before_the_next_step_keep_them_together():
     world = world_of(30, 30)
     world.step()
-    world.finish(world.launched)
-    world.launched = []
-    assert launched(world) == ([], [0, 1])
-    assert not any(chunk.is_ahead for chunk in world.plan.chunks)
+    assert not world.plan.ahead.is_known
+    world.settle()
     assert launched(world) == ([0, 1], [])
+    assert world.plan.ahead.is_known
+    assert launched(world) == ([0, 1], [])
+    assert not world.plan.ahead.is_known
 
 
 def test_where_rows_or_pages_do_not_suffice_they_are_looked_at_one_by_one():
