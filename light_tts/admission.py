@@ -18,6 +18,8 @@ class Admission:
 
     max_running:  requests served at once; 0: no limit.
     max_queue:    requests that may wait for a place; 0: those who find none are refused at once.
+
+    on_change:    called, outside the lock, whenever there is a `refusal` or none any more.
     """
 
     def __init__(self, *, max_running: int, max_queue: int) -> None:
@@ -29,6 +31,7 @@ class Admission:
         self._changed = threading.Condition()
         self._service_s = 1.0  # how long a place is held, measured
         self._is_stopped = False
+        self.on_change: Callable[[], None] = _nothing
 
     @property
     def num_running(self) -> int:
@@ -51,15 +54,24 @@ class Admission:
         Raises Overloaded, with the expected wait, when both are full, and after `stop`.
         """
         with self._changed:
-            if self._is_stopped:
-                raise Overloaded("The server is shutting down and takes no new requests.")
-            if not self._has_place():
-                if len(self._waiting) >= self._max_queue:
-                    raise self._overloaded()
+            refusal = self._refusal()
+            if refusal is not None:
+                raise refusal
+            has_place = self._has_place()
+            if has_place:
+                self._running[key] = time.monotonic()
+            else:
                 self._waiting[key] = begin
-                return
-            self._running[key] = time.monotonic()
-        begin()
+            is_full = self._refusal() is not None
+        if is_full:
+            self.on_change()
+        if has_place:
+            begin()
+
+    def refusal(self) -> Overloaded | None:
+        """What `enter` would raise now."""
+        with self._changed:
+            return self._refusal()
 
     def enter_extra(self, key: Hashable, begin: Callable[[], None]) -> None:
         """Work that nobody waits for: it takes no place and is not waited for by `wait_until_empty`.
@@ -68,7 +80,7 @@ class Admission:
         """
         with self._changed:
             if self._is_stopped:
-                raise Overloaded("The server is shutting down and takes no new requests.")
+                raise _shutting_down()
             self._extra.add(key)
         begin()
 
@@ -76,6 +88,7 @@ class Admission:
         """Give the place or the place in the queue back; the one who waits longest is next. Idempotent."""
         begin: Callable[[], None] | None = None
         with self._changed:
+            was_full = self._refusal() is not None
             self._waiting.pop(key, None)
             self._extra.discard(key)
             began_s = self._running.pop(key, None)
@@ -85,7 +98,10 @@ class Admission:
                 if self._waiting and self._has_place():
                     following, begin = self._waiting.popitem(last=False)
                     self._running[following] = now_s
+            is_full = self._refusal() is not None
             self._changed.notify_all()
+        if was_full != is_full:
+            self.on_change()
         if begin is not None:
             begin()
 
@@ -98,6 +114,7 @@ class Admission:
         """Let nobody in any more; who waits still gets a place."""
         with self._changed:
             self._is_stopped = True
+        self.on_change()
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Wait for the last one to leave; False when the time was too short."""
@@ -112,10 +129,22 @@ class Admission:
     def _has_place(self) -> bool:
         return not self._max_running or len(self._running) < self._max_running
 
-    def _overloaded(self) -> Overloaded:
+    def _refusal(self) -> Overloaded | None:
+        if self._is_stopped:
+            return _shutting_down()
+        if self._has_place() or len(self._waiting) < self._max_queue:
+            return None
         queue = f" and {len(self._waiting)} wait" if self._max_queue else ""
         limit = "limits" if self._max_queue else "limit"
         return Overloaded(
             f"The server is busy: {len(self._running)} requests are running{queue}, its {limit}. Try again shortly.",
             self.retry_after_s(),
         )
+
+
+def _shutting_down() -> Overloaded:
+    return Overloaded("The server is shutting down and takes no new requests.")
+
+
+def _nothing() -> None:
+    pass

@@ -23,7 +23,7 @@ from light_tts.audio_stream import AudioStream
 from light_tts.backends import choose_backends
 from light_tts.engine_health import acoustic_health, gpu_memory, llm_health, quantization_health, resident_bytes
 from light_tts.engine_parts import EngineParts, load_parts
-from light_tts.errors import UnknownModel
+from light_tts.errors import Overloaded, UnknownModel
 from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, StartProgress
 from light_tts.intake import Intake
 from light_tts.llm.backend import SpeechTokenBackend
@@ -161,6 +161,14 @@ class TTSEngine:
     def gpu_memory(self) -> dict[str, Any] | None:
         """Bytes used on the device; None on CPU. Asks the driver."""
         return gpu_memory(self._placement.device)
+
+    def refusal(self) -> Overloaded | None:
+        """What a new request would be refused with now; None when it would find a place."""
+        return self._intake.admission.refusal()
+
+    def watch_places(self, on_change: Callable[[], None]) -> None:
+        """Have somebody told whenever there is a `refusal` or none any more. Any thread may tell."""
+        self._intake.admission.on_change = on_change
 
     @property
     def stage_costs(self) -> list[Measured]:

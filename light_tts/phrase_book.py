@@ -30,6 +30,19 @@ MAX_LOOKUPS = 1024  # that wait for the book's thread; each takes it a fraction 
 PRELOAD_TIMEOUT_S = 60.0
 
 
+def is_phrase(request: SynthesisRequest, settings: ShortTextSettings) -> bool:
+    """True for a short text in a registered voice that may sound as it did before."""
+    wanted = settings.short_cache_all if request.phrase_cache is None else request.phrase_cache
+    return (
+        wanted
+        and settings.short_cache_mb > 0
+        and request.seed is None
+        and not request.is_probe  # it asks the models
+        and (request.voice is None or isinstance(request.voice, str | RegisteredVoice))
+        and len(request.text) <= settings.short_template_max_chars
+    )
+
+
 class PhraseBook:
     """Answers cacheable requests. A hit costs no model's time and no place among the running requests.
 
@@ -64,17 +77,8 @@ class PhraseBook:
         return PhraseCacheStats(len(self._cache), self._cache.used_bytes, self._num_hits, self._num_misses)
 
     def takes(self, request: SynthesisRequest) -> bool:
-        """True for a short text in a registered voice that may sound as it did before."""
-        settings = self._settings
-        wanted = settings.short_cache_all if request.phrase_cache is None else request.phrase_cache
-        return (
-            wanted
-            and self._cache.limit_bytes > 0
-            and request.seed is None
-            and not request.is_probe  # it asks the models
-            and (request.voice is None or isinstance(request.voice, str | RegisteredVoice))
-            and len(request.text) <= settings.short_template_max_chars
-        )
+        """See `is_phrase`."""
+        return is_phrase(request, self._settings)
 
     def speak(self, request: SynthesisRequest, stream: AudioStream, *, is_preload: bool = False) -> None:
         """Fill the stream: from the cache, from a synthesis that runs already, or from a new one.

@@ -20,6 +20,22 @@ def test_without_a_queue_those_who_find_no_place_are_refused():
     assert begun == ["a", "c"]
 
 
+def test_whoever_watches_is_told_when_the_last_place_is_taken_and_when_one_is_free_again():
+    admission, told = Admission(max_running=1, max_queue=1), []
+    admission.on_change = lambda: told.append(admission.refusal())
+    admission.enter("a", lambda: None)
+    assert told == []
+    admission.enter("b", lambda: None)  # waits, in the last place of the queue
+    assert "1 requests are running and 1 wait" in str(told.pop())
+    admission.leave("a")  # b moves up
+    assert told == [None]
+    told.clear()
+    admission.leave("nobody")
+    assert told == []
+    admission.stop()
+    assert "shutting down" in str(told.pop())
+
+
 def test_zero_means_no_limit():
     admission = Admission(max_running=0, max_queue=0)
     for key in range(1000):

@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from light_tts.errors import LightTTSError
-from light_tts.frontdoor.messages import Refused, VoiceInfo, VoiceList, Voices, Welcome
+from light_tts.frontdoor.messages import Places, Refused, VoiceInfo, VoiceList, Voices, Welcome
 from light_tts.frontdoor.remote_voices import modified_ns
 from light_tts.frontdoor.session import Session
 from light_tts.frontdoor.wire_errors import to_wire
 from light_tts.metrics import Metrics
+from light_tts.server.engine_loading import OwnedEngine
 from light_tts.server.request_observer import RequestSummary, ServerMetrics
-from light_tts.speech_engine import SpeechEngine, VoiceRegistry
+from light_tts.speech_engine import VoiceRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class EngineHouse:
     """
 
     def __init__(self, listener: socket.socket, metrics: Metrics) -> None:
-        self.engine: SpeechEngine | None = None
+        self.engine: OwnedEngine | None = None
         self.on_deserted: Callable[[], None] | None = None
         self.questions = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="questions")
         self.extractions = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="extractions")
@@ -56,11 +57,19 @@ class EngineHouse:
         """True while there is no front end."""
         return not self._sessions
 
-    def welcome(self, engine: SpeechEngine) -> None:
+    def welcome(self, engine: OwnedEngine) -> None:
         """The engine has been loaded: tell everybody, also those who come later."""
         with self._lock:
             self.engine = engine
             self._send_all(self._welcome_record(engine))
+        engine.watch_places(self.places_changed)
+        self.places_changed()
+
+    def places_changed(self) -> None:
+        """Tell every front end whether the engine takes requests, so that it need not prepare what will be refused."""
+        with self._lock:  # whoever is told last is told what holds now
+            if self.engine is not None:
+                self._send_all(_places(self.engine))
 
     def refuse(self, error: LightTTSError) -> None:
         """The engine could not be loaded."""
@@ -97,6 +106,7 @@ class EngineHouse:
                 session.send(self._refusal)
             elif self.engine is not None:
                 session.send(self._welcome_record(self.engine))
+                session.send(_places(self.engine))
 
     def voices_changed(self) -> None:
         """See House."""
@@ -134,7 +144,7 @@ class EngineHouse:
 
     # inside
 
-    def _welcome_record(self, engine: SpeechEngine) -> Welcome:
+    def _welcome_record(self, engine: OwnedEngine) -> Welcome:
         return Welcome(engine.model_name, engine.model_names, voice_list(engine.voices))
 
     def _send_all(self, record: Any) -> None:
@@ -177,6 +187,11 @@ class EngineHouse:
             is_deserted = not self._sessions and not self._is_closing
         if is_deserted and self.on_deserted is not None:
             self.on_deserted()
+
+
+def _places(engine: OwnedEngine) -> Places:
+    refusal = engine.refusal()
+    return Places(None if refusal is None else to_wire(refusal))
 
 
 def voice_list(voices: VoiceRegistry) -> VoiceList:

@@ -205,6 +205,12 @@ class Voices(Record):
     voices: VoiceList
 
 
+class Places(Record):
+    """Whether there is a place for another request. refusal: what it would be told where there is none."""
+
+    refusal: WireError | None
+
+
 class Audio(Record):
     """One chunk. stats: of the request so far."""
 
@@ -256,7 +262,7 @@ ToEngine = (
     | AskHealth
     | AskMetrics
 )
-ToFrontEnd = Welcome | Refused | Voices | Audio | End | Failed | Answer
+ToFrontEnd = Welcome | Refused | Voices | Places | Audio | End | Failed | Answer
 
 
 def sent_voice(request: SynthesisRequest) -> SentVoice | None:

@@ -35,6 +35,7 @@ from light_tts.frontdoor.messages import (
     Hello,
     Leave,
     OpenText,
+    Places,
     Refused,
     Submit,
     ToFrontEnd,
@@ -45,8 +46,9 @@ from light_tts.frontdoor.messages import (
 )
 from light_tts.frontdoor.remote_stream import RemoteStream, RemoteTextStream
 from light_tts.frontdoor.remote_voices import RemoteVoices
-from light_tts.frontdoor.wire_errors import from_wire
+from light_tts.frontdoor.wire_errors import WireError, from_wire
 from light_tts.frontend.text import TextFrontend
+from light_tts.phrase_book import is_phrase
 from light_tts.request_ranges import check_ranges
 from light_tts.settings import Settings
 from light_tts.types import ReferenceAudio, RegisteredVoice, SynthesisRequest
@@ -92,6 +94,7 @@ class RemoteEngine:
         self._streams: dict[int, RemoteStream | RemoteTextStream] = {}
         self._calls: dict[int, Future[Any]] = {}
         self._refusal: LightTTSError | None = None
+        self._full: WireError | None = None  # what a new request would be told; None: there is a place
         self._is_closing = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -165,6 +168,8 @@ class RemoteEngine:
 
     def submit(self, request: SynthesisRequest) -> AudioStream:
         """See SpeechEngine."""
+        check_ranges(request)
+        self._refuse_if_full(request)
         number, stream = self._open(request)
         self._pool.submit(self._prepare, number, stream, request)
         return stream
@@ -199,6 +204,13 @@ class RemoteEngine:
         stream = RemoteStream(**self._stream_options(request), number=number, send=self.tell)
         self._register(number, stream)
         return number, stream
+
+    def _refuse_if_full(self, request: SynthesisRequest) -> None:
+        """Spare the preparation of a text whose request would find no place. Raises what the engine would."""
+        full = self._full
+        # Phrases from the cache and probes need no place.
+        if full is not None and not request.is_probe and not is_phrase(request, self._settings.short_text):
+            raise from_wire(full)
 
     def _stream_options(self, request: SynthesisRequest) -> dict[str, Any]:
         limits = self._settings.engine
@@ -242,6 +254,7 @@ class RemoteEngine:
             return
         began_s = time.monotonic()
         try:
+            self._refuse_if_full(request)
             prepared = replace(request, prepared_text=self._text.prepare(request))
             stream.text_ms = (time.monotonic() - began_s) * 1000.0
             self._submit(number, Submit(number, sent_voice(request), sent_fields(prepared)))
@@ -286,7 +299,7 @@ class RemoteEngine:
         """The process has ended: so have its requests."""
         with self._lock:
             self._channel = None
-            self._is_welcome = False
+            self._is_welcome, self._full = False, None
             streams, self._streams = list(self._streams.values()), {}
             calls, self._calls = list(self._calls.values()), {}
         channel.close()
@@ -311,6 +324,8 @@ class RemoteEngine:
                 self._channel.close()
         elif isinstance(record, Voices):
             self.voices.take(record.voices)
+        elif isinstance(record, Places):
+            self._full = record.refusal
         elif isinstance(record, Answer):
             self._take_answer(record)
         else:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from light_tts.errors import EngineFailure, LightTTSError
+from light_tts.errors import EngineFailure, LightTTSError, Overloaded
 from light_tts.events import EngineEvents
 from light_tts.server.engine_metrics import EngineMetrics
 from light_tts.server.stats_log import StatsLog
@@ -26,6 +26,12 @@ class OwnedEngine(SpeechEngine, Protocol):
 
     def preload_phrases(self) -> None:
         """Begin to fill the cache of phrases."""
+
+    def refusal(self) -> Overloaded | None:
+        """What a new request would be refused with now; None when it would find a place."""
+
+    def watch_places(self, on_change: Callable[[], None]) -> None:
+        """Have somebody told whenever there is a `refusal` or none any more. Any thread may tell."""
 
     def close(self) -> None:
         """Stop everything."""
@@ -57,7 +63,7 @@ class EngineLoading:
         settings: Settings,
         metrics: EngineMetrics,
         *,
-        on_ready: Callable[[SpeechEngine], None],
+        on_ready: Callable[[OwnedEngine], None],
         on_failed: Callable[[LightTTSError], None],
         load: Load = load_engine,
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from light_tts.errors import BadAudio, EngineFailure, NotReady, Overloaded, TextTooLong, UnknownVoice
+from light_tts.errors import BadAudio, EngineFailure, InvalidRequest, NotReady, Overloaded, TextTooLong, UnknownVoice
 from light_tts.frontdoor.remote_observer import RemoteObserver
 from light_tts.server.request_observer import RequestSummary
 from light_tts.types import (
@@ -96,6 +96,63 @@ def test_errors_keep_their_kind_and_what_they_say(pair):
     with pytest.raises(TextTooLong):
         remote.submit(SynthesisRequest("x" * 2000))
     assert remote._streams == {}
+
+
+def test_where_there_is_no_place_no_text_is_prepared(pair):
+    early = pair.open_front_end()
+    pair.engine.overloaded = True
+    pair.engine.places_changed()
+    late = pair.open_front_end()  # comes when the engine is full already
+    for remote in (early, late):
+        wait_until(lambda remote=remote: remote._full is not None)
+        prepare, remote._text.prepare = remote._text.prepare, pytest.fail
+        with pytest.raises(Overloaded, match="The server is busy") as caught:
+            remote.submit(SynthesisRequest("hello"))
+        assert caught.value.retry_after_s == 2.5
+        with pytest.raises(InvalidRequest):
+            remote.submit(SynthesisRequest("hello", speed=99.0))
+        assert remote._streams == {}
+        remote._text.prepare = prepare
+    pair.engine.overloaded = False
+    pair.engine.places_changed()
+    wait_until(lambda: early._full is None)
+    assert np.array_equal(samples_of(early.submit(SynthesisRequest("hello"))), sine(1.0))
+
+
+def test_requests_that_the_engine_fills_up_before_are_refused_without_preparation(pair):
+    """They wait for the pool while the last place goes."""
+    remote = pair.open_front_end()
+    preparing, go_on, prepared = threading.Event(), threading.Event(), []
+
+    def slow(request):
+        prepared.append(request.text)
+        preparing.set()
+        go_on.wait(10)
+        return PreparedText((), ((1,),))
+
+    remote._text.prepare = slow
+    busy = [remote.submit(SynthesisRequest("first")) for _ in range(remote._settings.frontend.threads)]
+    assert preparing.wait(5)
+    waiting = remote.submit(SynthesisRequest("second"))
+    pair.engine.overloaded = True
+    pair.engine.places_changed()
+    wait_until(lambda: remote._full is not None)
+    go_on.set()
+    with pytest.raises(Overloaded):
+        samples_of(waiting)
+    assert "second" not in prepared
+    for stream in busy:
+        stream.cancel()
+
+
+@pytest.mark.parametrize("fields", [{"phrase_cache": True}, {"is_probe": True}])
+def test_what_needs_no_place_is_asked_of_the_engine_all_the_same(pair, fields):
+    remote = pair.open_front_end()
+    pair.engine.refusal, answer = lambda: Overloaded("The server is busy."), pair.engine.refusal
+    pair.engine.places_changed()
+    wait_until(lambda: remote._full is not None)
+    pair.engine.refusal = answer  # the engine would take these
+    assert np.array_equal(samples_of(remote.submit(SynthesisRequest("hello", **fields))), sine(1.0))
 
 
 def test_a_reader_who_leaves_stops_the_work(pair):

@@ -160,6 +160,12 @@ class FakeEngine:
     def gpu_memory(self):
         return None
 
+    def refusal(self):
+        return Overloaded("The server is busy.", retry_after_s=2.5) if self.overloaded else None
+
+    def watch_places(self, on_change):
+        self.places_changed = on_change
+
     def submit(self, request):
         stream = AudioStream(request.request_id, timeout_s=30, max_pending_chunks=64)
         self._admit(stream, request)
@@ -174,8 +180,9 @@ class FakeEngine:
         return stream
 
     def _admit(self, stream, request):
-        if self.overloaded:
-            raise Overloaded("The server is busy.", retry_after_s=2.5)
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
         if request.caller is not None:
             self.callers.enter(request.caller, stream)
         self.requests.append(request)
