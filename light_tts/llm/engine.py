@@ -1,20 +1,16 @@
 """The built-in backend: many runs at once on one network.
 
-One thread owns the scheduler, the pages and every sequence. Other threads leave commands and wake it; when there is
-nothing to compute it sleeps until the next command.
+One thread owns the scheduler, the pages and every sequence; see `engine_thread.py` for its life.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from light_tts.errors import Cancelled, ConfigError, EngineFailure, StageLost, TextTooLong
+from light_tts.errors import ConfigError, TextTooLong
 from light_tts.events import NO_EVENTS, NO_PROGRESS, EngineEvents, StartProgress
 from light_tts.gpu_turns import NO_TURNS, GpuTurns
 from light_tts.llm import listeners
@@ -22,6 +18,7 @@ from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sam
 from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
 from light_tts.llm.bistream import BiStreamLayout
 from light_tts.llm.block_manager import BlockManager
+from light_tts.llm.engine_thread import EngineThread
 from light_tts.llm.handles import RunInProgress, TextRunInProgress
 from light_tts.llm.joining import JoiningRule
 from light_tts.llm.layout import Layout, OneWayLayout
@@ -33,7 +30,7 @@ from light_tts.llm.scheduler import Scheduler
 from light_tts.llm.sequence import RowSampling
 from light_tts.llm.sequence import Sequence as Run
 from light_tts.llm.silence import SilenceFilter
-from light_tts.llm.step_cycle import StepCycle, failure
+from light_tts.llm.step_cycle import StepCycle
 from light_tts.models.nets.speech_lm import SpeechLM
 from light_tts.settings import LLMSettings
 from light_tts.types import FinishReason, LLMPrompt, SamplingOptions, TokenSink
@@ -43,7 +40,7 @@ logger = logging.getLogger(__name__)
 _CHECKPOINT_SAMPLING = SamplingOptions()
 
 
-class SpeechTokenEngine:
+class SpeechTokenEngine(EngineThread):
     """A `SpeechTokenBackend` over a `SpeechLM`.
 
     sampling:   the checkpoint's own sampling values.
@@ -64,6 +61,7 @@ class SpeechTokenEngine:
         events: EngineEvents = NO_EVENTS,
         turns: GpuTurns = NO_TURNS,
     ) -> None:
+        super().__init__()
         num_blocks = settings.max_total_tokens // settings.block_tokens
         if not num_blocks:
             raise ConfigError(
@@ -74,8 +72,6 @@ class SpeechTokenEngine:
         self._settings = settings
         self._mix_ratio = mix_ratio
         self._events = events
-        self.on_death: Callable[[], None] = _nothing
-        self.busy_since_s: float | None = None
         self._max_rows = min(settings.max_request_tokens, num_blocks * settings.block_tokens)
         self._runner = ModelRunner(
             lm,
@@ -87,12 +83,7 @@ class SpeechTokenEngine:
         )
         self.memory = llm_memory(lm, self._runner.cache)
         logger.info("language model: %s", self.memory)
-        self._wake = threading.Condition()
-        self._commands: deque[Callable[[], None]] = deque()
         self._live: set[Run] = set()
-        self._thread: threading.Thread | None = None
-        self._is_closing = False
-        self._error: Exception | None = None
         self._num_arrivals = 0
         self._num_steps = self._num_codes = 0  # before the last failure
         self._turns, self._step_began_s = turns, 0.0
@@ -119,37 +110,11 @@ class SpeechTokenEngine:
         """Start the thread; after a failure, start again with nothing running. Records CUDA graphs the first time."""
         self.capture()
         with self._wake:
-            assert self._thread is None or not self._thread.is_alive(), "the engine is already running"
             if self._error is not None:
                 self._num_steps += self._cycle.num_steps
                 self._num_codes += self._cycle.num_codes
                 self._reset()
-            self._is_closing, self._error = False, None
-            self._thread = threading.Thread(target=self._work, name="llm", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Stop the thread after its current step; runs in progress fail with Cancelled."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify_all()
-        self.join()
-        self._fail_all(Cancelled("The server is shutting down."))
-
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        if self._thread is not None:
-            self._thread.join()
-
-    @property
-    def is_alive(self) -> bool:
-        """True while the thread works."""
-        return self._thread is not None and self._thread.is_alive() and self._error is None
-
-    @property
-    def error(self) -> Exception | None:
-        """What broke the thread, if something did."""
-        return self._error
+            super().start()
 
     def stats(self) -> LLMStats:
         """The present load; takes no lock, so that its parts may be of two steps in a row."""
@@ -256,38 +221,19 @@ class SpeechTokenEngine:
 
     # the thread
 
-    def _work(self) -> None:
-        try:
-            while self._has_work():
-                self.busy_since_s = self._step_began_s = time.monotonic()
-                self._is_idle = not self.step()
-                self.busy_since_s = None
-        except Exception as error:
-            logger.exception("the language model's thread broke; its runs fail")
-            self.busy_since_s = None
-            with self._wake:
-                self._error = error
-            self._fail_all(failure(StageLost, error))
-            self.on_death()
+    def _turn(self) -> bool:
+        self._step_began_s = time.monotonic()
+        return self.step()
+
+    def _next_turn_s(self) -> float | None:
+        return self._cycle.rested_s()
 
     def _has_work(self) -> bool:
-        """Sleep until there is a command or something to compute; False when closing."""
-        next_s = self._cycle.rested_s()
-        with self._wake:
-            while self._is_idle and not self._commands and not self._is_closing:
-                if not self._wake.wait(None if next_s is None else max(0.0, next_s - time.monotonic())):
-                    break  # a resting run goes on
-        self._give_way()
+        """The same, but leave the GPU to flow and vocoder for a while, unless there is news."""
+        if super()._has_work() and self._wait_s() > 0.0:
+            self._cycle.settle()
+            self._wait_for_news(self._wait_s)
         return not self._is_closing
-
-    def _give_way(self) -> None:
-        """Leave the GPU to flow and vocoder for a while, unless there is news."""
-        if self._wait_s() <= 0.0:
-            return
-        self._cycle.settle()
-        with self._wake:
-            while not self._commands and not self._is_closing and (wait_s := self._wait_s()) > 0.0:
-                self._wake.wait(min(wait_s, threading.TIMEOUT_MAX))
 
     def _wait_s(self) -> float:
         return self._turns.wait_s(
@@ -299,37 +245,20 @@ class SpeechTokenEngine:
         scheduler, first_codes = self._scheduler, self._turns.first_codes
         return bool(scheduler.waiting) or any(len(run.layout.history) < first_codes for run in scheduler.running)
 
-    def _wake_up(self) -> None:
-        with self._wake:
-            self._wake.notify_all()
-
-    def _obey(self) -> None:
-        while self._commands:
-            self._commands.popleft()()
-
-    def _command(self, command: Callable[[], None]) -> None:
-        with self._wake:
-            self._commands.append(command)
-            self._wake.notify_all()
-
     # what commands do, on the thread
 
     def _take_in(
         self, layout: Layout, sampling: RowSampling, key: int, sink: TokenSink, *, is_live: bool = False
     ) -> Run:
         with self._wake:
-            if self._error is not None:
-                raise StageLost(f"The language model has failed ({self._error}) and takes no requests.")
-            if self._is_closing:
-                raise EngineFailure("The language model has been closed.")
+            self._refuse_if_gone()
             run = Run(self._num_arrivals, layout, sampling, key, sink, SilenceFilter(self._lm.ids.silent_codes))
             run.runs_ahead = self._runner.runs_ahead(sampling)
             run.num_sure_rows = layout.num_sure_rows if run.runs_ahead else 0
             run.is_live = is_live
             self._num_arrivals += 1
             self._live.add(run)
-            self._commands.append(partial(self._add, run))
-            self._wake.notify_all()
+            self._command(partial(self._add, run))
         return run
 
     def _add(self, run: Run) -> None:
@@ -376,7 +305,6 @@ class SpeechTokenEngine:
             events=self._events,
             end=self._end,
         )
-        self._is_idle = True
 
 
 def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:
@@ -385,7 +313,3 @@ def _too_long(layout: BiStreamLayout, max_rows: int) -> TextTooLong:
         f"{max_rows} (max_request_tokens); begin a new stream.",
         "text",
     )
-
-
-def _nothing() -> None:
-    pass

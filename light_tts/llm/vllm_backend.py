@@ -1,26 +1,24 @@
 """vLLM as the backend of the language model: its scheduler, pages and kernels; our network, prompts and sampling rule.
 
 Imported only where it is asked for. Prompts go in as embeddings, ids come out of `vllm_sampling`. One thread steps
-vLLM's engine, which lives in this process; other threads leave commands and wake it.
+vLLM's engine, which lives in this process; see `engine_thread.py` for its life.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 
-from light_tts.errors import Cancelled, EngineFailure, StageLost, Unsupported
+from light_tts.errors import EngineFailure, Unsupported
 from light_tts.events import NO_EVENTS, EngineEvents, LLMStep
 from light_tts.llm import listeners
 from light_tts.llm.admission import SamplingValues, check_prompt, limits_of, sampling_of
 from light_tts.llm.backend import LLMStats, RunHandle, TextRunHandle
+from light_tts.llm.engine_thread import EngineThread
 from light_tts.llm.handles import RunInProgress
 from light_tts.llm.layout import OneWayLayout
 from light_tts.llm.quantization import LLMMemory, weight_memory
@@ -38,7 +36,7 @@ logger = logging.getLogger(__name__)
 _CHECKPOINT_SAMPLING = SamplingOptions()
 
 
-class VLLMBackend:
+class VLLMBackend(EngineThread):
     """A `SpeechTokenBackend` over a `SpeechLM` on the CPU, whose weights vLLM takes to the device.
 
     The counts of pre-emptions stay 0, and pages of a common beginning count for each of its runs: vLLM does not tell.
@@ -58,6 +56,7 @@ class VLLMBackend:
         device: torch.device,
         events: EngineEvents = NO_EVENTS,
     ) -> None:
+        super().__init__()
         self._ids, self._num_text_rows = lm.ids, lm.num_text_rows
         self._defaults, self._settings, self._events = sampling, settings, events
         self._max_rows = min(settings.max_request_tokens, settings.max_total_tokens)
@@ -65,48 +64,8 @@ class VLLMBackend:
         self._engine = VLLMEngine(lm, sampling, settings, device)
         self.memory = LLMMemory(weights, kv_dtype, self._engine.kv_bytes, 0)
         logger.info("language model: %s", self.memory)
-        self.on_death: Callable[[], None] = _nothing
-        self.busy_since_s: float | None = None
-        self._wake = threading.Condition()
-        self._commands: deque[Callable[[], None]] = deque()
         self._live: dict[str, Run] = {}
-        self._thread: threading.Thread | None = None
-        self._is_closing = False
-        self._error: Exception | None = None
         self._num_arrivals = self._num_steps = self._num_codes = self._num_rows_reused = 0
-
-    # life
-
-    def start(self) -> None:
-        """Start the thread; after a failure, start again with nothing running."""
-        with self._wake:
-            assert self._thread is None or not self._thread.is_alive(), "the engine is already running"
-            self._is_closing, self._error = False, None
-            self._thread = threading.Thread(target=self._work, name="llm", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Stop the thread after its current step; runs in progress fail with Cancelled."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify_all()
-        self.join()
-        self._fail_all(Cancelled("The server is shutting down."))
-
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        if self._thread is not None:
-            self._thread.join()
-
-    @property
-    def is_alive(self) -> bool:
-        """True while the thread works."""
-        return self._thread is not None and self._thread.is_alive() and self._error is None
-
-    @property
-    def error(self) -> Exception | None:
-        """What broke the thread, if something did."""
-        return self._error
 
     def stats(self) -> LLMStats:
         """The present load."""
@@ -141,17 +100,13 @@ class VLLMBackend:
         values = replace(values, greedy=True) if self._settings.greedy else values
         layout = OneWayLayout(prompt, self._ids, min_codes=fewest, max_codes=most)
         with self._wake:
-            if self._error is not None:
-                raise StageLost(f"The language model has failed ({self._error}) and takes no requests.")
-            if self._is_closing:
-                raise EngineFailure("The language model has been closed.")
+            self._refuse_if_gone()
             silence = SilenceFilter(self._ids.silent_codes)
             run = Run(self._num_arrivals, layout, values, run_key(seed, run_index), sink, silence)
             run.is_live = is_live
             self._num_arrivals += 1
             self._live[_name(run)] = run
-            self._commands.append(partial(self._add, run, fewest, most))
-            self._wake.notify_all()
+            self._command(partial(self._add, run, fewest, most))
         return RunInProgress(run, partial(self._command, partial(self._end, run, FinishReason.ABORT)))
 
     def open_text_run(
@@ -172,29 +127,11 @@ class VLLMBackend:
 
     # the thread
 
-    def _work(self) -> None:
-        try:
-            while self._has_work():
-                self.busy_since_s = time.monotonic()
-                while self._commands:
-                    self._commands.popleft()()
-                if self._engine.has_runs:
-                    self._step()
-                self.busy_since_s = None
-        except Exception as error:
-            logger.exception("the language model's thread broke; its runs fail")
-            self.busy_since_s = None
-            with self._wake:
-                self._error = error
-            self._fail_all(failure(StageLost, error))
-            self.on_death()
-
-    def _has_work(self) -> bool:
-        """Sleep until there is a command or something to compute; False when closing."""
-        with self._wake:
-            while not self._engine.has_runs and not self._commands and not self._is_closing:
-                self._wake.wait()
-            return not self._is_closing
+    def _turn(self) -> bool:
+        self._obey()
+        if self._engine.has_runs:
+            self._step()
+        return self._engine.has_runs
 
     def _step(self) -> None:
         started_s = time.perf_counter()
@@ -263,15 +200,6 @@ class VLLMBackend:
         for run in live.values():
             listeners.tell_outcome(run, error)
 
-    def _command(self, command: Callable[[], None]) -> None:
-        with self._wake:
-            self._commands.append(command)
-            self._wake.notify_all()
-
 
 def _name(run: Run) -> str:
     return str(run.arrival)
-
-
-def _nothing() -> None:
-    pass

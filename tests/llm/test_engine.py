@@ -513,6 +513,6 @@ def test_the_settings_of_cuda_graphs_reach_their_recording(tiny_models, monkeypa
             "most_running": 50,
             "most_tokens": 1024,
             "warm_up_iterations": 10,
-            "overlaps": False,
+            "overlaps": True,
         }
     ]
