@@ -18,6 +18,7 @@ from light_tts.acoustic.run import AcousticJob, AcousticRun, PlaybackClock
 from light_tts.audio_stream import AudioStream
 from light_tts.errors import EngineFailure, LightTTSError, StageLost
 from light_tts.speech_source import SpeechSource, StartSpeech
+from light_tts.splitmix import GAMMA, mix
 from light_tts.types import TOKEN_RATE_HZ, AudioChunk, FinishReason, TokenSink
 
 MAX_SEGMENTS_AHEAD = 2  # segments decoded beyond the one being spoken
@@ -25,11 +26,8 @@ MAX_RETRIES = 1
 
 
 def mix_seed(seed: int, index: int) -> int:
-    """An independent seed for segment `index` of a request (splitmix64 finaliser)."""
-    mixed = (seed + (index + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    return (mixed ^ (mixed >> 31)) & 0x7FFFFFFFFFFFFFFF
+    """An independent seed for segment `index` of a request."""
+    return mix(seed + (index + 1) * GAMMA) & 0x7FFFFFFFFFFFFFFF
 
 
 class Narration:

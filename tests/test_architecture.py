@@ -18,12 +18,14 @@ STAGES = ("frontend", "llm", "acoustic")
 LAYER_OF = {
     **dict.fromkeys(("server", "frontdoor", "deploy", "bench", "compat", "commands"), "server"),
     "engine": "engine", "models": "models", "kernels": "kernels", "client": "kernels", **dict.fromkeys(STAGES, "stage"),
-    **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace", "gpu_turns"), "base"),
+    **dict.fromkeys(("types", "errors", "settings", "metrics", "assets", "events", "trace", "splitmix"), "base"),
+    "gpu_turns": "base",
 }  # fmt: skip
 PURE = (
     "frontend/split.py", "frontend/text_units.py", "acoustic/chunking.py", "acoustic/planner.py",
     "llm/scheduler.py", "llm/joining.py", "llm/lead_limit.py", "llm/block_manager.py", "llm/sequence.py",
-    "llm/bistream.py", "types.py", "errors.py", "settings.py", "models/speech_ids.py", "models/family.py",
+    "llm/bistream.py", "types.py", "errors.py", "settings.py", "splitmix.py",
+    "models/speech_ids.py", "models/family.py",
     "models/model_config.py",
     "models/yaml_config.py", "models/yaml_references.py",
 )  # fmt: skip

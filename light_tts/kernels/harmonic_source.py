@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
-_MULTIPLIERS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+from light_tts.kernels.splitmix import counter_words, shift_right
+
 _UNIFORM_BITS = 24
 
 
@@ -73,17 +73,9 @@ def counter_noise(keys: Tensor, count: int, harmonics: int) -> Tensor:
     SplitMix64 by counter (Steele et al. 2014), two 24-bit uniforms of each word, Box and Muller 1958.
     """
     places = torch.arange(1, count * harmonics + 1, device=keys.device, dtype=torch.int64)
-    word = keys[:, None] + places * _GAMMA
-    word = (word ^ _shifted(word, 30)) * _MULTIPLIERS[0]
-    word = (word ^ _shifted(word, 27)) * _MULTIPLIERS[1]
-    word = word ^ _shifted(word, 31)
+    word = counter_words(keys, places)
     scale, mask = 2.0**-_UNIFORM_BITS, (1 << _UNIFORM_BITS) - 1
-    first = (_shifted(word, 40) + 1).to(torch.float32) * scale
+    first = (shift_right(word, 64 - _UNIFORM_BITS) + 1).to(torch.float32) * scale
     second = ((word >> 12) & mask).to(torch.float32) * scale
     normal = torch.sqrt(-2.0 * torch.log(first)) * torch.cos(second * (2 * math.pi))
     return normal.view(-1, count, harmonics)
-
-
-def _shifted(word: Tensor, bits: int) -> Tensor:
-    # Torch shifts signed words arithmetically; the mask takes the copied sign bits away.
-    return (word >> bits) & ((1 << (64 - bits)) - 1)

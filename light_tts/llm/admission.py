@@ -77,8 +77,11 @@ def limits_of(prompt: LLMPrompt, max_request_tokens: int) -> tuple[int, int]:
     return fewest, min(most, max_request_tokens - num_rows)
 
 
-def sampling_of(options: SamplingOptions, defaults: SamplingValues) -> RowSampling:
-    """The checkpoint's values with the request's changes. Raises InvalidRequest for a value out of range."""
+def sampling_of(options: SamplingOptions, defaults: SamplingValues, *, greedy: bool = False) -> RowSampling:
+    """The checkpoint's values with the request's changes. Raises InvalidRequest for a value out of range.
+
+    greedy:  whatever the request says.
+    """
     top_p = defaults.top_p if options.top_p is None else options.top_p
     top_k = defaults.top_k if options.top_k is None else options.top_k
     temperature = 1.0 if options.temperature is None else options.temperature
@@ -88,4 +91,4 @@ def sampling_of(options: SamplingOptions, defaults: SamplingValues) -> RowSampli
         raise InvalidRequest(f"top_k must be at least 1, not {top_k}.", "top_k")
     if not 0.0 < temperature <= 100.0:
         raise InvalidRequest(f"temperature must be above 0 and at most 100, not {temperature}.", "temperature")
-    return RowSampling(top_p, top_k, temperature, options.greedy)
+    return RowSampling(top_p, top_k, temperature, greedy or options.greedy)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 
 from light_tts.errors import ConfigError, TextTooLong
@@ -148,7 +147,7 @@ class SpeechTokenEngine(EngineThread):
         """See `SpeechTokenBackend.submit`."""
         check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=False)
         fewest, most = limits_of(prompt, self._max_rows)
-        values = self._sampling(sampling)
+        values = sampling_of(sampling, self._defaults, greedy=self._settings.greedy)
         layout = OneWayLayout(prompt, self._lm.ids, min_codes=fewest, max_codes=most)
         run = self._take_in(layout, values, run_key(seed, run_index), sink, is_live=is_live)
         return RunInProgress(run, partial(self._command, partial(self._end, run, FinishReason.ABORT)))
@@ -164,7 +163,7 @@ class SpeechTokenEngine(EngineThread):
     ) -> TextRunHandle:
         """See `SpeechTokenBackend.open_text_run`; text that the prompt already holds is the first piece."""
         check_prompt(prompt, self._lm.ids, self._lm.num_text_rows, text_follows=True)
-        values = self._sampling(sampling)
+        values = sampling_of(sampling, self._defaults, greedy=self._settings.greedy)
         layout = BiStreamLayout(
             prompt.prompt_text_ids,
             prompt.prompt_speech,
@@ -185,10 +184,6 @@ class SpeechTokenEngine(EngineThread):
         if prompt.text_ids:
             handle.append(prompt.text_ids)
         return handle
-
-    def _sampling(self, options: SamplingOptions) -> RowSampling:
-        values = sampling_of(options, self._defaults)
-        return replace(values, greedy=True) if self._settings.greedy else values
 
     # the step
 

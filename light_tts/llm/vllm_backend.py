@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -96,8 +95,7 @@ class VLLMBackend(EngineThread):
         """See `SpeechTokenBackend.submit`."""
         check_prompt(prompt, self._ids, self._num_text_rows, text_follows=False)
         fewest, most = limits_of(prompt, self._max_rows)
-        values = sampling_of(sampling, self._defaults)
-        values = replace(values, greedy=True) if self._settings.greedy else values
+        values = sampling_of(sampling, self._defaults, greedy=self._settings.greedy)
         layout = OneWayLayout(prompt, self._ids, min_codes=fewest, max_codes=most)
         with self._wake:
             self._refuse_if_gone()

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-_MASK64 = (1 << 64) - 1
+from light_tts import splitmix
 
 
 class NoiseSource(Protocol):
@@ -32,11 +32,8 @@ class NormalNoise:
 
 
 def mix(seed: int, index: int) -> int:
-    """A 63-bit key from two numbers: the finaliser of SplitMix64 (Steele et al. 2014), so that neighbours differ."""
-    z = ((seed & _MASK64) * 0x9E3779B97F4A7C15 + (index + 1) * 0xD1B54A32D192ED03) & _MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return (z ^ (z >> 31)) >> 1
+    """A 63-bit key from two numbers, so that neighbours differ."""
+    return splitmix.mix(seed * splitmix.GAMMA + (index + 1) * 0xD1B54A32D192ED03) >> 1
 
 
 class UniformTable:
