@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ import gpu_goals
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_sizes import BodySight, RowSize, SizeTable, catalogue
+from light_tts.acoustic.pending_samples import Part, PendingSamples
+from light_tts.acoustic.stage_timer import StageTimer
 from light_tts.acoustic.vocoder import VocoderJob
 from light_tts.acoustic.warm_up import measure_costs
 from light_tts.bench.machine import describe_machine
@@ -72,6 +75,34 @@ class Moment:
 
     def synchronize(self) -> None:
         time.sleep(max(0.0, self._at_s - time.monotonic()))
+
+
+class PretendedStream:
+    """What the device has still to do for flow and vocoder."""
+
+    def __init__(self) -> None:
+        self.done_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.done_s = max(time.monotonic(), self.done_s) + seconds
+
+
+class PretendedTimer(StageTimer):
+    """Of calls on such a stream."""
+
+    def __init__(self, stream: PretendedStream) -> None:
+        self._stream = stream
+        super().__init__(torch.device("cpu"))
+
+    @property
+    def is_apart(self) -> bool:
+        return True
+
+    def mark(self) -> None:
+        self._times_s.append(max(time.monotonic(), self._stream.done_s))
+
+    def wait(self, mark: int) -> None:
+        time.sleep(max(0.0, self._times_s[mark] - time.monotonic()))
 
 
 class PretendedSteps:
@@ -120,8 +151,8 @@ class PretendedStates:
 class PretendedFlow:
     """A FlowRunner whose calls are those that a GPU would record."""
 
-    def __init__(self, speed: float) -> None:
-        self._speed = speed
+    def __init__(self, stream: PretendedStream, speed: float) -> None:
+        self._stream, self._speed = stream, speed
         sight = BodySight(attends=True, reach_chunks=81, most_chunks=300)
         self._table = SizeTable(sight, CHUNK_FRAMES)
         self._table.add(catalogue(sight, chunk_frames=CHUNK_FRAMES, max_rows=MAX_BATCH))
@@ -144,7 +175,7 @@ class PretendedFlow:
         _, size = self._table.cheapest(len(rows), max(each.chunks for each in sizes), max(each.past for each in sizes))
         assert size is not None, "no text here is that long"
         self.rows_of_calls.append(len(rows))
-        time.sleep(flow_s(size.rows * size.chunks * CHUNK_FRAMES, self._speed))
+        self._stream.add(flow_s(size.rows * size.chunks * CHUNK_FRAMES, self._speed))
         return [torch.zeros(FRAMES_PER_TOKEN * row.num_tokens, MEL_BINS) for row in rows]
 
     @staticmethod
@@ -163,13 +194,25 @@ class PretendedVoice:
 class PretendedVocoder:
     """A WaveDecoder that makes silence."""
 
+    def __init__(self, stream: PretendedStream) -> None:
+        self._stream = stream
+
     def open(self, seed: int) -> PretendedVoice:
         return PretendedVoice()
 
     def decode(self, jobs: Sequence[VocoderJob[Any]]) -> list[torch.Tensor]:
-        frames = [sum(piece.shape[1] for piece in job.pieces) for job in jobs]
-        time.sleep(vocoder_s(sum(frames)))
-        return [torch.zeros(SAMPLES_PER_FRAME * count) for count in frames]
+        return [samples.fetch() for samples in self.launch(jobs)]
+
+    def launch(self, jobs: Sequence[VocoderJob[Any]]) -> list[PendingSamples]:
+        counts = [SAMPLES_PER_FRAME * sum(piece.shape[1] for piece in job.pieces) for job in jobs]
+        self._stream.add(vocoder_s(sum(counts) // SAMPLES_PER_FRAME))
+        done_s = self._stream.done_s
+        return [PendingSamples([Part(count, partial(_silence, count, done_s))]) for count in counts]
+
+
+def _silence(num_samples: int, done_s: float) -> torch.Tensor:
+    time.sleep(max(0.0, done_s - time.monotonic()))
+    return torch.zeros(num_samples)
 
 
 def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
@@ -179,11 +222,12 @@ def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
         acoustic=AcousticSettings(first_hop_tokens=22, max_batch=MAX_BATCH, prompt_cache_mb=100, stream_cache_mb=100),
         engine=EngineSettings(max_concurrent_requests=4096),
     )
-    engine, flow = TTSEngine.load(settings), PretendedFlow(speed)
+    engine, flow = TTSEngine.load(settings), PretendedFlow(stream := PretendedStream(), speed)
     steps = PretendedSteps(engine)
     decoder: AcousticDecoder = engine._decoder
     decoder.flow._runner = flow  # type: ignore[assignment]
-    decoder.vocoder = PretendedVocoder()  # type: ignore[assignment]
+    decoder.vocoder = PretendedVocoder(stream)  # type: ignore[assignment]
+    decoder.new_timer = partial(PretendedTimer, stream)
     measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=MAX_BATCH)
     return engine, steps, flow
 

@@ -11,6 +11,20 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
+
+
+class Turn:
+    """A call of flow and vocoder that is under way. One thread."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended: Callable[[], None] | None = ended
+
+    def end(self) -> None:
+        """It has ended, well or not. Harmless the second time."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
 
 
 class GpuTurns:
@@ -32,14 +46,14 @@ class GpuTurns:
         """Have a function called, on the acoustic thread, whenever a call has ended."""
         self._wakes.append(wake)
 
-    def begin(self, *, is_first: bool) -> None:
+    def begin(self, *, is_first: bool) -> Turn:
         """A call of flow and vocoder begins; `is_first`: somebody waits for it who has not heard anything yet."""
         with self._lock:
             self._num_calls += 1
             self._num_first_calls += is_first
+        return Turn(partial(self._end, is_first))
 
-    def end(self, *, is_first: bool) -> None:
-        """It has ended, well or not."""
+    def _end(self, is_first: bool) -> None:
         with self._lock:
             self._num_calls -= 1
             self._num_first_calls -= is_first

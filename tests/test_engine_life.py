@@ -224,7 +224,7 @@ def die_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, *, at_ca
 
 def kill(engine: TTSEngine, stage: str, monkeypatch: pytest.MonkeyPatch, at_call: int = 1) -> None:
     if stage == "acoustic":
-        die_once(monkeypatch, engine._decoder, "_serve", at_call=at_call)
+        die_once(monkeypatch, engine._decoder, "_launch", at_call=at_call)
     else:
         die_once(monkeypatch, next(iter(engine._llms.values()))._scheduler, "schedule", at_call=at_call)
 

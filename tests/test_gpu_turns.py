@@ -19,8 +19,7 @@ def no():
 def test_steps_begin_at_once_while_no_call_is_under_way():
     turns = GpuTurns(28, 0.5)
     assert turns.wait_s(0.0, 0.002, no) == 0.0
-    turns.begin(is_first=True)
-    turns.end(is_first=True)
+    turns.begin(is_first=True).end()
     assert turns.wait_s(0.0, 0.002, no) == 0.0
 
 
@@ -34,26 +33,27 @@ def test_steps_take_their_share_of_a_call():
 
 def test_only_urgent_steps_begin_while_somebody_waits_for_first_audio():
     turns = GpuTurns(28, 0.25)
-    turns.begin(is_first=True)
+    first = turns.begin(is_first=True)
     assert turns.wait_s(1.0, 0.002, no) == math.inf
     assert turns.wait_s(1.0, 0.002, yes) == 0.0
     turns.begin(is_first=False)
-    turns.end(is_first=True)
+    first.end()
+    first.end()
     assert turns.wait_s(1.0, 0.002, no) == 0.0
 
 
 def test_nobody_waits_where_nothing_is_shared():
-    NO_TURNS.begin(is_first=True)
+    turn = NO_TURNS.begin(is_first=True)
     try:
         assert NO_TURNS.wait_s(0.0, 1.0, no) == 0.0
     finally:
-        NO_TURNS.end(is_first=True)
+        turn.end()
 
 
 def test_the_end_of_a_call_wakes_those_who_wait():
     turns, woken = GpuTurns(28, 0.5), threading.Event()
     turns.call_at_end(woken.set)
-    turns.begin(is_first=True)
+    turn = turns.begin(is_first=True)
     assert not woken.is_set()
-    turns.end(is_first=True)
+    turn.end()
     assert woken.is_set()

@@ -57,11 +57,12 @@ def hop_plan_for(
 
 
 def choose_hops(
-    runs: Mapping[int, AcousticRun], costs: CostTable, settings: AcousticSettings, now_s: float
+    runs: Mapping[int, AcousticRun], costs: CostTable, settings: AcousticSettings, now_s: float, *, is_idle: bool = True
 ) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
     """(the hops to run now in one call, when to look again if nothing happens before).
 
-    runs: by key, in the order in which they were opened. Call with their tokens at rest.
+    runs:     by key, in the order in which they were opened. Call with their tokens at rest.
+    is_idle:  nothing is being computed; otherwise first chunks have waited for each other long enough.
     """
     wait_s = settings.boundary_wait_ms / 1000.0
     is_crowded = len(runs) > 1
@@ -81,7 +82,7 @@ def choose_hops(
         candidates,
         costs,
         max_batch=settings.max_batch,
-        num_unheard=num_unheard,
+        num_unheard=num_unheard if is_idle else 0,
         num_playing=num_playing,
         next_dry_s=next_dry_s,
     )

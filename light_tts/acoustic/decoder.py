@@ -2,6 +2,9 @@
 
 Tokens of a run arrive on the language model's thread, its audio leaves on this thread through a `ChunkSink`. Everything
 else of a run is owned by the decoder's thread alone. Knows nothing of text or HTTP.
+
+Where a device computes for itself, it never waits for the host: when the flow of a call has ended, and the vocoder
+still works on it, the next call is chosen and launched, and only then is the audio of the first handed over.
 """
 
 from __future__ import annotations
@@ -10,14 +13,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import torch
 
+from light_tts.acoustic.call_under_way import CallUnderWay
 from light_tts.acoustic.choice import choose_hops, hop_plan_for
 from light_tts.acoustic.chunking import Hop, grid_pieces
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_cache import ByteBudget, PromptCache
+from light_tts.acoustic.isolation import together_or_alone
+from light_tts.acoustic.pending_samples import PendingSamples
 from light_tts.acoustic.run import AcousticJob, AcousticRun, ChunkSink
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.acoustic.stage_timer import StageTimer
@@ -25,9 +32,8 @@ from light_tts.acoustic.vocoder import VocoderJob, WaveDecoder
 from light_tts.errors import EngineFailure, LightTTSError, StageLost
 from light_tts.events import NO_EVENTS, AcousticCall, EngineEvents
 from light_tts.gpu_turns import NO_TURNS, GpuTurns
-from light_tts.models.device_errors import is_device_lost
 from light_tts.settings import AcousticSettings
-from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, FinishReason
+from light_tts.types import FRAMES_PER_TOKEN, FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +41,7 @@ Work = list[tuple[AcousticRun, Hop]]
 
 # So many calls in a row in which every hop failed, also alone, mean that the fault is not in the streams.
 MAX_FAILURES = 3
-_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class AcousticDecoder:
@@ -65,7 +71,9 @@ class AcousticDecoder:
         self._events = events
         self._turns = turns
         self._num_failures = 0
-        self._unexpected: Exception | None = None  # of the call that is running
+        self._unexpected: Exception | None = None  # of the call that is being launched
+        self._last_done_s = 0.0  # when the last call had been computed
+        self.new_timer: Callable[[], StageTimer] = partial(StageTimer, flow.net.device)
         self.on_death: Callable[[], None] = _nothing  # the thread died; its runs have failed with StageLost by then
         self.error: BaseException | None = None  # set when the thread died
         self.busy_since_s: float | None = None
@@ -139,18 +147,7 @@ class AcousticDecoder:
     def _main(self) -> None:
         try:
             with torch.inference_mode():
-                while True:
-                    work = self._wait_for_work()
-                    if work is None:
-                        break
-                    self.busy_since_s = time.monotonic()
-                    is_first = any(run.is_unheard for run, _ in work)
-                    self._turns.begin(is_first=is_first)
-                    try:
-                        self._serve(work)
-                    finally:
-                        self._turns.end(is_first=is_first)
-                    self.busy_since_s = None
+                self._serve()
         except BaseException as error:
             logger.exception("the acoustic decoder's thread died")
             self.error = error
@@ -164,8 +161,38 @@ class AcousticDecoder:
         if self.error is not None:
             self.on_death()
 
-    def _wait_for_work(self) -> Work | None:
-        """Block until hops can run; returns the planner's choice, or None to stop. Ends dead runs on the way."""
+    def _serve(self) -> None:
+        """Launch one call after the other, and hand over the audio of each, until the decoder is closed."""
+        under_way: CallUnderWay | None = None
+        try:
+            is_closed = False
+            while not is_closed:
+                if under_way is not None and len(self._runs) == 1:  # nobody to be served meanwhile
+                    self._deliver(under_way)
+                    under_way = None
+                self.busy_since_s = None if under_way is None else under_way.start_s
+                work = self._wait_for_work(is_idle=under_way is None)
+                is_closed = work is None
+                if work and under_way is None:
+                    self.busy_since_s = time.monotonic()
+                before, under_way = under_way, self._launch(work) if work else None
+                if before is not None:
+                    self._deliver(before)
+                if under_way is not None and under_way.is_on_device:
+                    # The next call is not chosen earlier: whoever comes until then can still be in it.
+                    under_way.wait_for_flow()
+                elif under_way is not None:
+                    self._deliver(under_way)
+                    under_way = None
+        finally:
+            if under_way is not None:
+                under_way.turn.end()
+
+    def _wait_for_work(self, *, is_idle: bool) -> Work | None:
+        """The planner's choice, or None to stop. Ends dead runs on the way.
+
+        is_idle: block until hops can run; otherwise there may be none.
+        """
         while True:
             with self._condition:
                 if self._closing:
@@ -174,52 +201,71 @@ class AcousticDecoder:
                 for run in dead:
                     del self._runs[run.key]
                 if not dead:
-                    work, recheck_s = self._choose()
-                    if work:
+                    work, recheck_s = self._choose(is_idle)
+                    if work or not is_idle:
                         return work
                     self._condition.wait(recheck_s)
             for run in dead:
                 _bury(run)
 
-    def _choose(self) -> tuple[Work, float | None]:
+    def _choose(self, is_idle: bool) -> tuple[Work, float | None]:
         """The planner's choice among the hops that can run, and when to look again."""
-        return choose_hops(self._runs, self.costs, self._settings, time.monotonic())
+        return choose_hops(self._runs, self.costs, self._settings, time.monotonic(), is_idle=is_idle)
 
-    def _serve(self, work: Work) -> None:
-        """Run the hops together and hand their audio over; a hop that fails ends its own run alone."""
+    def _launch(self, work: Work) -> CallUnderWay:
+        """Begin to compute the hops together; a hop that fails ends its own run alone."""
         frames = max(run.frames_of(hop) for run, hop in work)
         start_s = time.monotonic()
-        timer = StageTimer(self.flow.net.device)
-        mels = self._mels(work)
-        timer.mark()
-        spoken = self._samples(mels)
-        timer.mark()
-        # The samples are on the host before the clock is read: a GPU's work is done, not just queued.
-        on_host = [samples.float().cpu() for _, _, samples in spoken]
-        now_s = time.monotonic()
+        turn = self._turns.begin(is_first=any(run.is_unheard for run, _ in work))
+        try:
+            timer = self.new_timer()
+            mels = self._mels(work)
+            timer.mark()
+            spoken = self._samples(mels)
+            timer.mark()
+        except BaseException:
+            turn.end()
+            raise
         if spoken:
             self._num_failures, self._unexpected = 0, None
-            audio_s = sum(samples.numel() for samples in on_host) / SAMPLE_RATE_HZ
-            flow_s, vocoder_s = timer.seconds()
-            self._note_call([(run, hop) for run, hop, _ in spoken], start_s, flow_s, vocoder_s, audio_s)
         else:
             self._count_failure()
-        if len(spoken) == len(work):
-            self.costs.observe(len(work), frames, now_s - start_s)
-        for (run, hop, _), samples in zip(spoken, on_host, strict=True):
-            self._emit(run, hop, samples, now_s)
+        launched_s = due_s = time.monotonic()
+        if timer.is_apart:
+            due_s += self.costs.estimate_s(len(work), frames)
+        for run, hop, samples in spoken:
+            run.launched(hop, samples.num_samples, launched_s, due_s)
+        return CallUnderWay(spoken, len(work), frames, start_s, timer, turn)
 
-    def _note_call(self, work: Work, start_s: float, flow_s: float, vocoder_s: float, audio_s: float) -> None:
+    def _deliver(self, call: CallUnderWay) -> None:
+        """Hand over the audio of a call, when it has been computed."""
+        try:
+            on_host = call.fetch()
+        finally:
+            call.turn.end()
+        # The samples are on the host before the clock is read: a GPU's work is done, not just queued.
+        now_s = time.monotonic()
+        if not call.spoken:
+            return
+        begin_s, self._last_done_s = max(call.start_s, self._last_done_s), now_s
+        self._note_call(call, begin_s, *call.timer.seconds())
+        for (run, hop, _), samples in zip(call.spoken, on_host, strict=True):
+            self._emit(run, hop, samples, now_s)
+        if len(call.spoken) == call.num_hops:
+            self.costs.observe(call.num_hops, call.frames, now_s - begin_s)
+
+    def _note_call(self, call: CallUnderWay, begin_s: float, flow_s: float, vocoder_s: float) -> None:
         """Tell whoever counts, and each run its share."""
-        for run, hop in work:
-            run.flow_s += flow_s / len(work)
-            run.vocoder_s += vocoder_s / len(work)
+        num_hops = len(call.spoken)
+        for run, hop, _ in call.spoken:
+            run.flow_s += flow_s / num_hops
+            run.vocoder_s += vocoder_s / num_hops
             if run.job.trace is not None:
-                middle_s = start_s + flow_s
-                run.job.trace.span("flow", "flow", start_s, middle_s, frames=hop.num_frames, batch=len(work))
-                run.job.trace.span("vocoder", "vocoder", middle_s, middle_s + vocoder_s, batch=len(work))
-        steps = max(run.job.flow_steps for run, _ in work)
-        self._events.acoustic_call(AcousticCall(flow_s, vocoder_s, len(work), steps, audio_s))
+                middle_s = begin_s + flow_s
+                run.job.trace.span("flow", "flow", begin_s, middle_s, frames=hop.num_frames, batch=num_hops)
+                run.job.trace.span("vocoder", "vocoder", middle_s, middle_s + vocoder_s, batch=num_hops)
+        steps = max(run.job.flow_steps for run, _, _ in call.spoken)
+        self._events.acoustic_call(AcousticCall(flow_s, vocoder_s, num_hops, steps, call.audio_s))
 
     def _mels(self, work: Work) -> list[tuple[AcousticRun, Hop, torch.Tensor]]:
         """The mel of each hop that could be computed."""
@@ -233,20 +279,20 @@ class AcousticDecoder:
             )
             for run, hop in work
         ]
-        results = _together_or_alone(self.flow.decode, hops)
+        results = together_or_alone(self.flow.decode, hops)
         return [(run, hop, mel) for (run, hop), mel in self._surviving(work, results)]
 
     def _samples(
         self, mels: list[tuple[AcousticRun, Hop, torch.Tensor]]
-    ) -> list[tuple[AcousticRun, Hop, torch.Tensor]]:
+    ) -> list[tuple[AcousticRun, Hop, PendingSamples]]:
         """The samples of each mel that could be decoded."""
         jobs = [VocoderJob(run.vocoder, self._pieces(run, hop, mel), hop.is_final) for run, hop, mel in mels]
-        results = _together_or_alone(self.vocoder.decode, jobs)
+        results = together_or_alone(self.vocoder.launch, jobs)
         return [(run, hop, samples) for (run, hop), samples in self._surviving([m[:2] for m in mels], results)]
 
     def _surviving(
-        self, work: Work, results: list[torch.Tensor | Exception]
-    ) -> Iterator[tuple[tuple[AcousticRun, Hop], torch.Tensor]]:
+        self, work: Work, results: list[_Result | Exception]
+    ) -> Iterator[tuple[tuple[AcousticRun, Hop], _Result]]:
         """Results of the hops that did not fail; the runs of the others end."""
         for (run, hop), result in zip(work, results, strict=True):
             if isinstance(result, Exception):
@@ -287,10 +333,10 @@ class AcousticDecoder:
         return tuple(piece for piece in pieces if piece.shape[1])
 
     def _emit(self, run: AcousticRun, hop: Hop, samples: torch.Tensor, now_s: float) -> None:
-        run.served(hop, samples.numel(), now_s)
-        if run.is_cancelled:
+        if run.is_cancelled or run.key not in self._runs:  # it may have ended since it was launched
             return
         if samples.numel():
+            run.heard(now_s)
             try:
                 run.sink.put(samples.numpy())
             except Exception as error:  # the boundary of one run: its listener's faults are not the others'
@@ -304,26 +350,6 @@ class AcousticDecoder:
             self._runs.pop(run.key, None)
         run.error = error
         _bury(run)
-
-
-def _together_or_alone(
-    decode: Callable[[list[_Item]], list[torch.Tensor]], items: list[_Item]
-) -> list[torch.Tensor | Exception]:
-    """Results of one call for all items; when it fails, of one call each, so that only the guilty one has none.
-
-    `decode` must leave everything as it was when it raises.
-    """
-    if not items:
-        return []
-    try:
-        return list(decode(items))
-    except Exception as error:
-        if is_device_lost(error):
-            raise
-        if len(items) == 1:
-            return [error]
-        logger.warning("a batch of %d hops failed (%s); running them one by one", len(items), error)
-    return [result for item in items for result in _together_or_alone(decode, [item])]
 
 
 def _bury(run: AcousticRun) -> None:

@@ -169,7 +169,10 @@ class FlowDecoder:
         new = [stream for stream in dict.fromkeys(streams) if stream.speaker_vector is None]
         if new:
             with torch.inference_mode():
-                vectors = self.net.speaker_vector(torch.stack([stream.prompt.speaker.cpu() for stream in new]))
+                speakers = torch.stack([stream.prompt.speaker.cpu() for stream in new])
+                if self.net.device.type == "cuda":  # a copy of what is not pinned would wait for the call before
+                    speakers = speakers.pin_memory().to(self.net.device, non_blocking=True)
+                vectors = self.net.speaker_vector(speakers)
             for stream, vector in zip(new, vectors, strict=True):
                 stream.speaker_vector = vector
 

@@ -52,16 +52,22 @@ class PlaybackClock:
 
     def __init__(self) -> None:
         self._first_s: float | None = None
+        self._is_playing = False  # otherwise the first moment is only expected
         self._sent_s: dict[int, float] = {}
         self._expected_s: dict[int, float] = {}
         self._ahead_s: dict[int, float] = {}  # to be heard before a run's next audio; asked for far more often than new
 
-    def note(self, key: int, num_samples: int, now_s: float) -> None:
-        """Audio of a run was handed over."""
+    def note(self, key: int, num_samples: int, due_s: float) -> None:
+        """Audio of a run is handed over, or will be at about this moment."""
         if self._first_s is None:
-            self._first_s = now_s
+            self._first_s = due_s
         self._sent_s[key] = self._sent_s.get(key, 0.0) + num_samples / SAMPLE_RATE_HZ
         self._ahead_s = {}
+
+    def arrived(self, now_s: float) -> None:
+        """Audio that was noted has been handed over."""
+        if not self._is_playing:
+            self._is_playing, self._first_s = True, now_s
 
     def expect(self, key: int, seconds: float) -> None:
         """So much audio is still to come from a run that has all its tokens; 0 when it has ended."""
@@ -296,15 +302,25 @@ class AcousticRun:
     def _weighted(self, frames: int) -> int:
         return -(-frames * self.job.flow_steps // USUAL_FLOW_STEPS)
 
-    def served(self, hop: Hop, num_samples: int, now_s: float) -> None:
-        """A hop has run and given so much audio."""
+    def launched(self, hop: Hop, num_samples: int, now_s: float, due_s: float) -> None:
+        """A hop is being computed and will give so much audio, at about `due_s`."""
         self.plan.advance(hop)
         self._last_service_s = now_s
         self._due_since_s = self._standing = None
         if hop.is_final:
             self.job.clock.expect(self.key, 0.0)
         if num_samples:
-            self.job.clock.note(self.key, num_samples, now_s)
+            self.job.clock.note(self.key, num_samples, due_s)
+
+    def heard(self, now_s: float) -> None:
+        """Audio of a launched hop was handed over."""
+        self.job.clock.arrived(now_s)
+
+    def served(self, hop: Hop, num_samples: int, now_s: float) -> None:
+        """A hop has run and given so much audio."""
+        self.launched(hop, num_samples, now_s, now_s)
+        if num_samples:
+            self.heard(now_s)
 
     def close(self) -> None:
         """Free the states of flow and vocoder."""

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.pending_samples import PendingSamples
 from light_tts.acoustic.vocoder_causal import CausalState, continue_causal
 from light_tts.acoustic.vocoder_overlap import Crossfade, OverlapState, decode_overlapping
 from light_tts.models.nets.hift import HiftNet
@@ -72,6 +73,9 @@ class WaveDecoder(Protocol):
 
     def decode(self, jobs: Sequence[VocoderJob[Any]]) -> list[Tensor]:
         """Decode the new pieces of several streams; see `Vocoder.decode`."""
+
+    def launch(self, jobs: Sequence[VocoderJob[Any]]) -> list[PendingSamples]:
+        """The same without waiting for the device. Calls take effect in the order in which they are launched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +137,10 @@ class Vocoder:
             if job.is_final:
                 job.stream.close()
         return samples
+
+    def launch(self, jobs: Sequence[VocoderJob[VocoderStream]]) -> list[PendingSamples]:
+        """See WaveDecoder."""
+        return [PendingSamples.of(samples) for samples in self.decode(jobs)]
 
     def _decode_causal(self, jobs: Sequence[VocoderJob[VocoderStream]]) -> list[Tensor]:
         """Pieces of a job are simply consecutive mel here: where it was cut makes no difference."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +30,8 @@ class CausalRows:
     def __init__(self, packed: PackedHift) -> None:
         self._net = packed.net
         self._table = DeviceTable(packed.net.harmonics, packed.net.device)
+        fourier = packed.net.fourier
+        self._first_gain, self._last_gain = fourier.first_gain.cpu().numpy(), fourier.last_gain.cpu().numpy()
         self.step = CausalStep(packed, self._table.numbers)
 
     def pieces_of(self, job: VocoderJob[SlotStream]) -> list[Tensor]:
@@ -65,15 +70,24 @@ class CausalRows:
         stream.generated += row.integers[1]
         stream.piece += 1
 
-    def finished(self, row: Row, samples: Tensor) -> Tensor:
-        """Make good for the windows that are missing at both ends of an utterance."""
-        fourier = self._net.fourier
-        generated_before = row.stream.generated - row.integers[1]
-        if samples.shape[0] and generated_before <= 1:
-            samples[: fourier.hop] *= fourier.first_gain.to(samples.device)
-        if row.is_final:
-            samples[-fourier.hop :] *= fourier.last_gain.to(samples.device)
-        return self._net.limit(samples)
+    def finisher(self, row: Row) -> Callable[[Tensor], Tensor]:
+        """What is left to be done to a settled row's samples on the host.
+
+        It makes good for the windows that are missing at both ends of an utterance.
+        """
+        hop, limit = self._net.fourier.hop, self._net.config.audio_limit
+        is_beginning, is_final = row.stream.generated - row.integers[1] <= 1, row.is_final
+
+        def finish(samples: Tensor) -> Tensor:
+            values = samples.numpy()
+            if is_beginning and len(values):
+                values[:hop] *= self._first_gain
+            if is_final:
+                values[-hop:] *= self._last_gain
+            np.clip(values, -limit, limit, out=values)
+            return samples
+
+        return finish
 
     def held_back(self, slot: int, pool: StatePool) -> Tensor:
         """A causal utterance that gets no more mel than it has generated already holds nothing back."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.pending_samples import HostCopy, Part, PendingSamples
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
 from light_tts.acoustic.vocoder_causal_rows import CausalRows
 from light_tts.acoustic.vocoder_overlap import Crossfade
@@ -67,7 +69,6 @@ class VocoderGraphs:
         self._integers = torch.zeros(ROWS[-1], self._rows.num_integers, dtype=torch.int64, device=net.device)
         # Causal rows give one frame more than they are given.
         self._samples = torch.zeros((MOST_FRAMES + ROWS[-1]) * net.samples_per_frame, device=net.device)
-        self._on_host = torch.zeros(len(self._samples), pin_memory=net.device.type == "cuda")
         self._graphs: dict[Size, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._memory: Any = None
 
@@ -130,16 +131,21 @@ class VocoderGraphs:
         """Streams that carry something on the device."""
         return self._pool.num_used
 
-    @torch.inference_mode()
     def decode(self, jobs: Sequence[VocoderJob[SlotStream]]) -> list[Tensor]:
         """Decode the new pieces of several streams, each stream at most once per call; see `Vocoder.decode`.
 
-        Returns [N] float32 on the host per job. When a call fails after some pieces have been decoded, the streams of
+        Returns [N] float32 on the host per job. Raises what `launch` raises.
+        """
+        return [samples.fetch() for samples in self.launch(jobs)]
+
+    @torch.inference_mode()
+    def launch(self, jobs: Sequence[VocoderJob[SlotStream]]) -> list[PendingSamples]:
+        """See WaveDecoder. When a call fails after some pieces have been decoded, the streams of
         these cannot go on: they raise EngineFailure when asked again.
         """
         queues = [self._rows.pieces_of(job) for job in jobs]
         waiting = [(list(job.stream.pending), job.stream.received) for job in jobs]
-        parts: list[list[Tensor]] = [[] for _ in jobs]
+        parts: list[list[Part]] = [[] for _ in jobs]
         touched: set[int] = set()
         try:
             for turn in range(max(map(len, queues), default=0)):
@@ -154,14 +160,14 @@ class VocoderGraphs:
         for job in jobs:
             if job.is_final:
                 job.stream.close()
-        return [torch.cat(part) if part else torch.empty(0) for part in parts]
+        return [PendingSamples(part) for part in parts]
 
     def _turn(
         self,
         jobs: Sequence[VocoderJob[SlotStream]],
         queues: list[list[Tensor]],
         turn: int,
-        parts: list[list[Tensor]],
+        parts: list[list[Part]],
         touched: set[int],
     ) -> None:
         rows: dict[int, Row] = {}
@@ -176,16 +182,19 @@ class VocoderGraphs:
                 rows[index] = row
             elif is_final and job.stream.piece:
                 [slot] = self._pool.seat([job.stream.seat])
-                parts[index].append(self._rows.held_back(slot, self._pool))
+                held_back = self._rows.held_back(slot, self._pool)
+                parts[index].append(Part(held_back.numel(), HostCopy(held_back).wait))
         owner = {id(row): index for index, row in rows.items()}
         for group in groups_of(list(rows.values()), self._rows.ladder):
             touched.update(owner[id(row)] for row in group)
-            for row, samples in zip(group, self._run(group), strict=True):
+            samples = self._run(group)
+            for place, row in enumerate(group):
                 self._rows.settle(row)
-                parts[owner[id(row)]].append(self._rows.finished(row, samples))
+                fetch = partial(_fetch_row, samples, place, row, self._rows.finisher(row))
+                parts[owner[id(row)]].append(Part(row.end - row.begin, fetch))
 
-    def _run(self, group: Sequence[Row]) -> list[Tensor]:
-        """Samples [row.begin : row.end] of each row, on the host."""
+    def _run(self, group: Sequence[Row]) -> HostCopy:
+        """Samples of all rows, on their way to the host."""
         wanted = rows_for(len(group)), self._rows.ladder.length_for(max(row.frames for row in group))
         recorded = recorded_size(self._graphs, wanted)
         num_rows, frames = recorded or wanted
@@ -201,21 +210,7 @@ class VocoderGraphs:
             mel = torch.zeros(num_rows, frames, MEL_BINS, device=self.net.device)
             self._fill(mel, group)
             samples = self._rows.step(mel, integers.to(self.net.device), self._pool)
-        return self._sent(samples, group)
-
-    def _sent(self, samples: Tensor, group: Sequence[Row]) -> list[Tensor]:
-        """The samples of each row on the host, when the device has made them.
-
-        Copied by numpy: torch would wake threads for a row of a few seconds, and waiting for them takes longer.
-        """
-        width = max(row.end for row in group)
-        count = len(group) * width
-        there = self._on_host[:count] if count <= len(self._on_host) else torch.empty(count)
-        on_host = there.view(len(group), width).copy_(samples[: len(group), :width], non_blocking=True)
-        if samples.is_cuda:
-            torch.cuda.current_stream(samples.device).synchronize()
-        table = on_host.numpy()
-        return [torch.from_numpy(table[index, row.begin : row.end].copy()) for index, row in enumerate(group)]
+        return HostCopy(samples[: len(group), : max(row.end for row in group)])
 
     def _padding(self, rows: int) -> Tensor:
         """Integers of rows that only fill a call."""
@@ -252,6 +247,12 @@ class VocoderGraphs:
             samples.copy_(self._rows.step(mel, integers, self._pool))
 
         self._graphs[size] = record_graph(compute, self._memory, stream), samples
+
+
+def _fetch_row(samples: HostCopy, place: int, row: Row, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    # Copied, or a listener's samples would keep those of all rows.
+    # By numpy: torch would wake threads for a long row, and waiting for them takes longer.
+    return finish(torch.from_numpy(samples.wait().numpy()[place, row.begin : row.end].copy()))
 
 
 def fastest_vocoder(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,10 +54,14 @@ class OverlapRows:
         row.stream.pending = []
         row.stream.piece += 1
 
-    def finished(self, row: Row, samples: Tensor) -> Tensor:
-        """Nothing is left to be done to them."""
-        return samples
+    def finisher(self, row: Row) -> Callable[[Tensor], Tensor]:
+        """What is left to be done to a settled row's samples on the host: nothing."""
+        return _as_they_are
 
     def held_back(self, slot: int, pool: StatePool) -> Tensor:
-        """The eight frames of samples that an utterance ends with when nothing follows."""
-        return self._net.limit(pool.tensors["speech"][slot]).cpu()
+        """The eight frames of samples, on the device, that an utterance ends with when nothing follows."""
+        return self._net.limit(pool.tensors["speech"][slot])
+
+
+def _as_they_are(samples: Tensor) -> Tensor:
+    return samples

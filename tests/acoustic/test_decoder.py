@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
+from light_tts.acoustic.pending_samples import Part, PendingSamples
 from light_tts.acoustic.run import AcousticJob, AcousticRun
+from light_tts.acoustic.stage_timer import StageTimer
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob
 from light_tts.errors import EngineFailure, InvalidRequest, LightTTSError
+from light_tts.gpu_turns import GpuTurns
 from light_tts.settings import AcousticSettings
 from light_tts.types import SAMPLES_PER_TOKEN, FinishReason
 from tests.acoustic.tiny_models import (
@@ -105,15 +108,28 @@ class KeepingFlow(FlowDecoder):
         return results
 
 
+class ApartTimer(StageTimer):
+    """As if a device computed while the host goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+
+    @property
+    def is_apart(self) -> bool:
+        return True
+
+
 @contextmanager
 def decoding(
-    layout: str, *, prompt_bytes: int = PLENTY, stream_bytes: int = PLENTY, **fields: object
+    layout: str, *, prompt_bytes: int = PLENTY, stream_bytes: int = PLENTY, is_apart: bool = False, **fields: object
 ) -> Iterator[AcousticDecoder]:
     flow = KeepingFlow(tiny_flow(layout), prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes)
     settings = AcousticSettings(**fields)  # type: ignore[arg-type]
     decoder = AcousticDecoder(
         flow, Vocoder(tiny_vocoder(layout)), settings, chunk_tokens=CHUNK, lookahead_tokens=LOOKAHEAD
     )
+    if is_apart:
+        decoder.new_timer = ApartTimer
     decoder.start()
     try:
         yield decoder
@@ -216,6 +232,7 @@ def test_a_run_sounds_the_same_among_fifteen_others_whatever_happens_to_them(lay
         max_batch=chance.choice([1, 3, 16]),
         first_hop_tokens=chance.choice([8, 22, 25]),
         max_hop_tokens=chance.choice([25, 50, 100]),
+        is_apart=chance.random() < 0.5,
     ) as decoder:
         started: list[tuple[AcousticRun, Ear]] = []
         for speech in speeches:  # later ones arrive while earlier ones are being spoken
@@ -449,7 +466,7 @@ def test_when_the_thread_dies_all_runs_are_told_and_no_new_one_is_taken(monkeypa
     with decoding("cosyvoice3_tiny") as decoder:
         ears = [Ear() for _ in range(3)]
         runs = [decoder.open(Speech(0, 40, k).job(), ear) for k, ear in enumerate(ears)]
-        monkeypatch.setattr(decoder, "_serve", lambda work: 1 / 0)
+        monkeypatch.setattr(decoder, "_launch", lambda work: 1 / 0)
         runs[0].put(tokens_of(40, 0))
         for ear in ears:
             assert ear.over.wait(PATIENCE_S)
@@ -466,3 +483,110 @@ def test_closing_fails_what_is_open() -> None:
     assert ear.over.is_set()
     assert isinstance(ear.error, EngineFailure)
     assert decoder.num_runs == 0
+
+
+# a device that computes while the host goes on
+
+
+class Device:
+    """Writes down what the decoder does; samples are there when `may_go_on` is set."""
+
+    def __init__(self, decoder: AcousticDecoder) -> None:
+        self.log: list[str] = []
+        self.may_go_on = threading.Event()
+        self.is_lost = False
+        self._launch = decoder.vocoder.launch
+        decoder.vocoder.launch = self.launch  # type: ignore[method-assign]
+
+    def launch(self, jobs: list[VocoderJob]) -> list[PendingSamples]:
+        self.log.append("launch")
+        pending = self._launch(jobs)
+        return [PendingSamples([Part(samples.num_samples, lambda s=samples: self.fetch(s))]) for samples in pending]
+
+    def fetch(self, samples: PendingSamples) -> torch.Tensor:
+        self.log.append("fetch")
+        assert self.may_go_on.wait(PATIENCE_S)
+        if self.is_lost:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return samples.fetch()
+
+
+@contextmanager
+def overlapping(layout: str, **fields: object) -> Iterator[tuple[AcousticDecoder, Device]]:
+    with decoding(layout, is_apart=True, max_batch=1, max_hop_tokens=25, first_hop_tokens=22, **fields) as decoder:
+        device = Device(decoder)
+        decoder._turns = GpuTurns(28, 0.5)
+        try:
+            yield decoder, device
+        finally:
+            device.may_go_on.set()
+
+
+def logged(device: Device, count: int) -> list[str]:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while len(device.log) < count:
+        assert time.monotonic() < deadline_s, device.log
+        time.sleep(0.002)
+    return device.log[:count]
+
+
+@layouts
+def test_the_next_call_is_launched_before_the_audio_of_the_last_is_handed_over(layout: str) -> None:
+    speeches = [Speech(0, 66, seed) for seed in range(2)]
+    with overlapping(layout) as (decoder, device):
+        ears = [Ear() for _ in speeches]
+        runs = [decoder.open(speech.job(), ear) for speech, ear in zip(speeches, ears, strict=True)]
+        for run, speech in zip(runs, speeches, strict=True):
+            feed(run, speech.tokens())
+        assert logged(device, 3) == ["launch", "launch", "fetch"]
+        assert decoder._turns.wait_s(0.0, 1.0, lambda: False) > 0.0
+        assert not any(ear.chunks for ear in ears)
+        device.may_go_on.set()
+        for run, ear, speech in zip(runs, ears, speeches, strict=True):
+            assert_same(heard(decoder, run, ear), alone(layout, speech))
+        assert_nothing_left(decoder)
+        assert decoder._turns.wait_s(0.0, 1.0, lambda: False) == 0.0
+
+
+def test_a_stream_by_itself_gets_its_audio_before_anything_else_is_done() -> None:
+    with overlapping("cosyvoice3_tiny") as (decoder, device):
+        run = decoder.open(Speech(0, 66, 1).job(), Ear())
+        feed(run, Speech(0, 66, 1).tokens())
+        assert logged(device, 2) == ["launch", "fetch"]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_a_run_that_ends_while_it_is_computed_gets_nothing_any_more(how: str) -> None:
+    speech = Speech(0, 66, 1)
+    with overlapping("cosyvoice2_tiny") as (decoder, device):
+        ended, other = Ear(), Ear()
+        run = decoder.open(Speech(0, 40, 0).job(), ended)
+        second = decoder.open(speech.job(), other)
+        feed(run, Speech(0, 40, 0).tokens())
+        feed(second, speech.tokens())
+        logged(device, 3)
+        if how == "cancelled":
+            run.cancel()
+        else:
+            run.fail(EngineFailure("The language model gave up."))
+        device.may_go_on.set()
+        assert_same(heard(decoder, second, other), alone("cosyvoice2_tiny", speech))
+        assert_nothing_left(decoder)
+        assert len(ended.chunks) <= 1
+        assert (ended.error is None) is (how == "cancelled")
+
+
+def test_a_device_that_is_lost_while_it_computes_ends_the_thread() -> None:
+    with overlapping("cosyvoice3_tiny") as (decoder, device):
+        ears = [Ear() for _ in range(2)]
+        for seed, ear in enumerate(ears):
+            feed(decoder.open(Speech(0, 66, seed).job(), ear), tokens_of(66, seed))
+        logged(device, 3)
+        device.is_lost = True
+        device.may_go_on.set()
+        for ear in ears:
+            assert ear.over.wait(PATIENCE_S)
+            assert isinstance(ear.error, EngineFailure)
+            assert not ear.chunks
+        assert not decoder.is_alive
+        assert decoder._turns.wait_s(0.0, 1.0, lambda: False) == 0.0

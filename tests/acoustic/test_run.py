@@ -43,6 +43,17 @@ def test_the_clock_runs_from_the_first_audio_on():
     assert clock.unplayed_s(0, 13.0) == pytest.approx(-1.5)
 
 
+def test_audio_on_its_way_counts_from_when_it_is_expected_until_it_is_there():
+    clock = PlaybackClock()
+    clock.note(0, 24_000, 10.2)
+    assert clock.unplayed_s(0, 10.0) == pytest.approx(1.2)
+    clock.arrived(10.3)
+    assert clock.unplayed_s(0, 10.3) == pytest.approx(1.0)
+    clock.note(0, 24_000, 10.6)
+    clock.arrived(10.7)
+    assert clock.unplayed_s(0, 10.7) == pytest.approx(1.6)
+
+
 def test_audio_of_a_later_segment_does_not_help_the_one_before_it():
     clock = PlaybackClock()
     clock.note(3, 24_000, 0.0)

@@ -345,13 +345,13 @@ def test_a_run_that_has_enough_for_its_first_audio_gives_way_to_it(lm):
     longest = max(make_jobs(lm, 12), key=lambda job: len(alone(lm, job)[0]) if job[2] is None else 0)
     turns, sink = GpuTurns(first_codes=4, share=0.5), WaitingSink()
     engine = make_engine(lm, turns=turns)
-    turns.begin(is_first=True)
+    first = turns.begin(is_first=True)
     engine.start()
     try:
         handle, _ = start(engine, longest, sink)
         assert not sink.finished.wait(0.3)
         assert len(handle._run.layout.history) == 4
-        turns.end(is_first=True)
+        first.end()
         assert sink.finished.wait(30)
         assert sink.outcome == alone(lm, longest)
     finally:

@@ -1,0 +1,53 @@
+"""An acoustic call that the device may still be computing: its hops, and what the host will need of it afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from light_tts.acoustic.chunking import Hop
+from light_tts.acoustic.pending_samples import PendingSamples
+from light_tts.acoustic.run import AcousticRun
+from light_tts.acoustic.stage_timer import StageTimer
+from light_tts.gpu_turns import Turn
+from light_tts.types import SAMPLE_RATE_HZ
+
+_AFTER_FLOW = 1  # mark of the timer
+
+
+@dataclass(frozen=True, eq=False)
+class CallUnderWay:
+    """Made by the decoder when it has launched flow and vocoder of some hops.
+
+    spoken:    hops that give samples.
+    num_hops:  that were tried.
+    frames:    of the longest.
+    start_s:   when the host began with it.
+    turn:      of the GPU, ended when all is computed.
+    """
+
+    spoken: list[tuple[AcousticRun, Hop, PendingSamples]]
+    num_hops: int
+    frames: int
+    start_s: float
+    timer: StageTimer
+    turn: Turn
+
+    @property
+    def is_on_device(self) -> bool:
+        """The device computes while the host goes on."""
+        return bool(self.spoken) and self.timer.is_apart
+
+    def wait_for_flow(self) -> None:
+        """Until only the vocoder is left to be computed."""
+        self.timer.wait(_AFTER_FLOW)
+
+    def fetch(self) -> list[torch.Tensor]:
+        """Samples of each hop on the host, when all is computed."""
+        return [samples.fetch() for _, _, samples in self.spoken]
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio that it gives."""
+        return sum(samples.num_samples for _, _, samples in self.spoken) / SAMPLE_RATE_HZ
