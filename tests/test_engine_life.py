@@ -290,7 +290,7 @@ def test_a_request_is_begun_again_only_once(engine: TTSEngine, monkeypatch: pyte
         raise RuntimeError("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._decoder, "_serve", dying)
+        patch.setattr(engine._decoder, "_launch", dying)
         victim = engine.submit(SynthesisRequest(TEXT, seed=7))
         with pytest.raises(EngineFailure):
             samples_of(victim)
@@ -307,7 +307,7 @@ def test_a_stage_that_dies_too_often_stays_down_and_health_says_so(
         def dying(*_: object) -> None:
             raise RuntimeError("injected")
 
-        monkeypatch.setattr(engine._decoder, "_serve", dying)
+        monkeypatch.setattr(engine._decoder, "_launch", dying)
         with pytest.raises(EngineFailure):
             speak(engine)
         wait_until(lambda: not engine._decoder.is_alive, "the stage was started too often")

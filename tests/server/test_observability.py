@@ -116,15 +116,15 @@ def test_every_metric_moves(server, monkeypatch):
     leaving.join()
     waiting.join()
 
-    serve, calls = engine._decoder._serve, []
+    serve, calls = engine._decoder._launch, []
 
     def die_once(work):
         calls.append(work)
         if len(calls) == 1:
             raise RuntimeError("injected")
-        serve(work)
+        return serve(work)
 
-    monkeypatch.setattr(engine._decoder, "_serve", die_once)
+    monkeypatch.setattr(engine._decoder, "_launch", die_once)
     assert speak(url).status_code == 200
     texts.append(scrape(url))
 
