@@ -1,37 +1,30 @@
-"""The estimator of the flow as a TorchScript graph: the same operations, without Python in between.
+"""The estimator of the flow as a TorchScript graph (`models/nets/script.py`), with what is kept between calls.
 
-On a CPU an evaluation is hundreds of short operations. From Python, each gives the interpreter away and has to get it
-back, for which it waits while the language model's thread has it: an evaluation takes half as long again as by itself.
-A graph runs without the interpreter, and so does not notice.
+From Python, an evaluation takes a quarter longer beside the language model's thread than by itself.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.jit import optimized_execution  # type: ignore[attr-defined]
 
 from light_tts.acoustic.flow_context import KeptContext, Surroundings
 from light_tts.acoustic.flow_states import GUIDANCE_ROWS
 from light_tts.models.nets.context import SequenceContext, attention
 from light_tts.models.nets.flow_net import Estimator, FlowNet
+from light_tts.models.nets.script import Graph, can_script, script_of
 
-Graph = Callable[..., tuple[Tensor, ...]]
 _scripted: WeakKeyDictionary[FlowNet, ScriptedEstimator] = WeakKeyDictionary()  # one graph, however many decoders
 
 
 def scripted(net: FlowNet) -> Estimator:
-    """The estimator of a net, as a graph where that exists and pays; it is made by the first call."""
-    # PyTorch deprecates TorchScript for compilers, which want another one at run time and seconds of each start.
-    if net.device.type != "cpu" or sys.version_info >= (3, 14):
-        return net.estimator
-    return _scripted.setdefault(net, ScriptedEstimator(net))
+    """The estimator of a net, as a graph where there is one; it is made by the first call."""
+    return _scripted.setdefault(net, ScriptedEstimator(net)) if can_script(net.device) else net.estimator
 
 
 class ScriptedEstimator:
@@ -52,9 +45,7 @@ class ScriptedEstimator:
             return self._estimator(x, static, time, context)
         if self._graph is None:
             self._graph = self._record(x, static, time)
-        # Optimising for the shapes of the first calls would take longer than these and gain nothing.
-        with optimized_execution(False):
-            velocity, *extended = self._graph(x, static, time, *context.surroundings(self._tails))
+        velocity, *extended = self._graph(x, static, time, *context.surroundings(self._tails))
         for tail, inputs in enumerate(extended):
             context.keep_tail(tail, inputs)
         return context.clear_padding(velocity)
@@ -71,7 +62,7 @@ class ScriptedEstimator:
             tails=tuple(torch.zeros(GUIDANCE_ROWS, tail.left, tail.channels) for tail in self._tails),
         )
         example = x[:GUIDANCE_ROWS, :frames], static[:GUIDANCE_ROWS, :frames], time, *surroundings
-        return cast(Graph, torch.jit.trace(self._evaluate, example, check_trace=False))
+        return script_of(self._evaluate, example)
 
     def _evaluate(
         self,

@@ -100,7 +100,7 @@ def decode_overlapping(
 def _decode_group(net: HiftNet, crossfade: Crossfade, states: list[OverlapState], finals: list[bool]) -> list[Tensor]:
     mel = torch.stack([state.mel for state in states if state.mel is not None]).float()
     source, phases = _source(net, crossfade, states, mel)
-    speech = net.generate(mel, source)
+    speech = net.generate(mel, source, by_graph=True)
     overlap = OVERLAP_FRAMES * net.samples_per_frame
     outputs = []
     for row, (state, is_final) in enumerate(zip(states, finals, strict=True)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from light_tts.models.nets.hift_istft import OVERLAP, ShortTimeFourier
 from light_tts.models.nets.hift_layers import Conv, History, ResBlock, Snake, Upsample, same_length_conv
 from light_tts.models.nets.hift_source import HarmonicSource
 from light_tts.models.nets.hift_weights import arrange, fold_weight_norm
+from light_tts.models.nets.script import Graph, can_script, script_of
 from light_tts.models.strict import load_strict
 
 MAX_MAGNITUDE = 100.0
@@ -178,6 +179,7 @@ class HiftNet(nn.Module):
             voiced_threshold_hz=config.nsf_voiced_threshold,
         )
         self.generator = HiftGenerator(config, is_causal)
+        self._graph: Graph | None = None
         self.fourier: ShortTimeFourier
 
     @property
@@ -201,8 +203,10 @@ class HiftNet(nn.Module):
         """source [B, 1, 480 M] -> [B, 18, 120 M + 1]: real parts, then imaginary parts."""
         return self.fourier.spectra(self.fourier.reflect(source[:, 0])).transpose(1, 2)
 
-    def generate(self, mel: Tensor, source: Tensor, *, is_final: bool = True) -> Tensor:
+    def generate(self, mel: Tensor, source: Tensor, *, is_final: bool = True, by_graph: bool = False) -> Tensor:
         """mel [B, 80, M] and source [B, 1, 480 M] -> waveform [B, 480 M] within the audio limit.
+
+        by_graph: run the generator as a graph where there is one, so that its modules' hooks see nothing.
 
         Causal and not final: the last 4 frames are lookahead, one more is incomplete: [B, 480 (M - 5)].
         """
@@ -212,10 +216,25 @@ class HiftNet(nn.Module):
             x = F.pad(x, (0, 0, 0, self.generator.lookahead))
         elif self.generator.lookahead:
             spectra = spectra[:, : -self.generator.lookahead * self.spectra_per_frame]
-        samples = self.fourier.whole_signal(self.spectrum(self.generator(x, spectra)))
+        post = self._post_by_graph(x, spectra) if by_graph else self.generator(x, spectra)
+        samples = self.fourier.whole_signal(self.spectrum(post))
         if self.is_causal and not is_final:
             samples = samples[:, : -self.samples_per_frame]
         return self.limit(samples)
+
+    def _post_by_graph(self, mel: Tensor, spectra: Tensor) -> Tensor:
+        """The generator on whole signals as a graph, where there is one; it is made by the first call."""
+        if not can_script(self.device):
+            return cast(Tensor, self.generator(mel, spectra))
+        if self._graph is None:
+            frames = 8
+            example = (
+                torch.zeros(1, frames + self.generator.lookahead, mel.shape[2]),
+                torch.zeros(1, frames * self.spectra_per_frame + 1, spectra.shape[2]),
+            )
+            # A method of a module would be recorded with all modules below it, which takes four times as long.
+            self._graph = script_of(lambda *inputs: self.generator(*inputs), example)
+        return cast(Tensor, self._graph(mel, spectra))
 
     def spectrum(self, post: Tensor) -> Tensor:
         """Log magnitudes and phase angles' sines [B, T, 18] -> real and imaginary parts [B, T, 18]."""

@@ -34,6 +34,17 @@ def test_every_recorded_stage_is_reproduced(model):
     assert not unread
 
 
+def test_the_generators_graph_computes_what_its_modules_compute_at_any_size(recorded):
+    config, state, is_causal = recorded
+    net, calls = build_hift(config["hift"], state, is_causal=is_causal), []
+    net.generator.register_forward_hook(lambda *_: calls.append(1))
+    for rows, frames in ((1, 9), (2, 30), (1, 5)):
+        mel, source = torch.randn(rows, 80, frames) - 5.0, torch.randn(rows, 1, 480 * frames) / 10
+        actual = net.generate(mel, source, by_graph=True)
+        torch.testing.assert_close(actual, net.generate(mel, source), rtol=0, atol=1e-6)
+    assert len(calls) == 1 + 3  # one while the graph was made, one for each comparison
+
+
 def test_both_spellings_of_weight_norm_give_the_same_weights(recorded):
     config, state, is_causal = recorded
     classic = {
