@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from light_tts.acoustic.candidate import Candidate
 from light_tts.acoustic.chunking import Hop, HopPlan
-from light_tts.acoustic.planner import Candidate, first_hop_under_load, plan
+from light_tts.acoustic.planner import first_hop_under_load, plan
 from light_tts.acoustic.run import AcousticJob, AcousticRun
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.settings import AcousticSettings

@@ -5,6 +5,7 @@ One graph takes the call to its first step, and one each holds a step: any numbe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from light_tts.kernels.recording import record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fused import FusedBody, FusedEstimator
 from light_tts.models.nets.lookahead import BodyContexts
-from light_tts.types import FRAMES_PER_TOKEN
+from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS
 
 _REPLAYED_FRAMES = 3200  # rows x frames of calls that are replayed once when they have been recorded
 # Euler steps that are computed before a call is recorded. All steps are the same kernels, but Triton compiles one again
@@ -79,6 +80,24 @@ class FlowCall:
             self._inputs.fill(rows, is_chunked=is_chunked)
             self.replay(steps)
             return self._inputs.mel.clone()
+
+    def measure_s(self) -> float:
+        """Seconds of the recorded call with full rows that keep nothing. When nobody else computes."""
+        stream, num_tokens = torch.cuda.current_stream(), self._inputs.num_frames // FRAMES_PER_TOKEN
+        row = FlowRow(
+            tokens=torch.zeros(num_tokens + self._net.lookahead_tokens, dtype=torch.int64),
+            num_tokens=num_tokens,
+            first_token=0,
+            prompt_mel=torch.zeros(0, MEL_BINS),
+            speaker=torch.zeros(MEL_BINS, device=self._net.device),
+            guidance=0.0,
+        )
+        for _ in range(2):  # the first time brings the graphs to the device
+            stream.synchronize()
+            start_s = time.perf_counter()
+            self.run([row] * self.size.rows, steps=self._pool.steps, is_chunked=True)
+            stream.synchronize()
+        return time.perf_counter() - start_s
 
     def replay(self, steps: int) -> None:
         """Compute what the inputs hold; the result is in their mel."""

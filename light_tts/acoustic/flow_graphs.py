@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.concave_fit import fit_concave
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_call import FlowCall
 from light_tts.acoustic.flow_inputs import InputMemory
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.acoustic.flow_schedule import Schedule
-from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue
+from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
 from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
@@ -28,6 +29,7 @@ from light_tts.types import FRAMES_PER_TOKEN
 logger = logging.getLogger(__name__)
 
 RECORD_BUDGET_S = 45.0  # of the start; the sizes that are then missing are shared out among the others
+_FEWEST_PRICES = 4  # sizes whose times say what the others cost
 _MOST_FAILURES = 3  # sizes that could not be recorded; no more is tried then
 _KINDS = (("fused kernels", True), ("CUDA graphs", False))  # what is tried: its name, whether the estimator is fused
 
@@ -155,6 +157,24 @@ class PagedRunner:
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """See FlowRunner."""
         self.record(self.sizes(max_rows), progress)
+        self._price()
+
+    def _price(self) -> None:
+        """Time some of the recorded calls: rows are shared out among them by what they cost."""
+        sizes = telling_sizes(self._recorded)
+        if len(sizes) < _FEWEST_PRICES:
+            return
+        frames = [float(size.rows * size.chunks * self._net.chunk_frames) for size in sizes]
+        seconds = [self._recorded[size].measure_s() for size in sizes]
+        curve = fit_concave([(*point, 1.0) for point in zip(frames, seconds, strict=True)], frames)
+        self._table.price(curve.at)
+        logger.info(
+            "flow calls take %s",
+            ", ".join(
+                f"{1e3 * taken:.1f} ms ({size.rows} x {size.chunks})"
+                for size, taken in zip(sizes, seconds, strict=True)
+            ),
+        )
 
     @torch.inference_mode()
     def record(

@@ -6,14 +6,14 @@ in the cheapest recorded sizes that hold them: in one with padding, or in severa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 ANY_PAST = -1  # of a body that reads pages in place
 MOST_ROWS = 64  # of one call
 MOST_FRAMES = 12_800  # rows x frames of one call, which bounds what it takes of the memory
-CALL_FRAMES = 600  # a recorded call takes as long as so many frames besides its own
+CALL_FRAMES = 600  # a recorded call takes about as long as so many frames besides its own; measured when it is recorded
 EAGER_FRAMES = 12_000  # one that is not recorded: launching it takes the host 0.2 s and more
 _GROWTH = 1.25  # what a call costs at most more than one of the exact length, with the same number of rows
 _EXACT_CHUNKS = 4  # calls of up to so many chunks have no padding in their rows
@@ -109,39 +109,63 @@ def _chunk_ladder(rows: int, most: int, chunk_frames: int) -> list[int]:
     return ladder
 
 
-class SizeTable:
-    """The recorded sizes, and what rows cost in them. One thread."""
+def telling_sizes(sizes: Iterable[CallSize]) -> list[CallSize]:
+    """One size of each magnitude, that of most rows: what they cost says what all cost. The smallest first."""
+    by_magnitude: dict[int, CallSize] = {}
+    for size in sorted(sizes):
+        by_magnitude[(size.rows * size.chunks).bit_length()] = size
+    return [size for _, size in sorted(by_magnitude.items())]
 
-    def __init__(self, sight: BodySight, chunk_frames: int) -> None:
+
+class SizeTable:
+    """The recorded sizes, and what rows cost in them. One thread.
+
+    cost_of:  what a recorded call of so many frames, padding included, costs, in any unit; default: frames.
+    """
+
+    def __init__(
+        self, sight: BodySight, chunk_frames: int, cost_of: Callable[[int], float] = lambda frames: CALL_FRAMES + frames
+    ) -> None:
         self.sight = sight
         self._chunk_frames = chunk_frames
-        self._by_cost: list[tuple[int, CallSize]] = []
+        self._cost_of = cost_of
+        self._sizes: list[CallSize] = []
+        self._by_cost: list[tuple[float, CallSize]] = []
         self._found = lru_cache(maxsize=1 << 14)(self._find)
 
     def add(self, sizes: Iterable[CallSize]) -> None:
         """Calls of these sizes have been recorded."""
-        self._by_cost += [(call_cost(size, self._chunk_frames), size) for size in sizes]
-        self._by_cost.sort(key=lambda entry: (entry[0], entry[1].past_pages))
+        self._sizes += sizes
+        self._sort()
+
+    def price(self, cost_of: Callable[[int], float]) -> None:
+        """Calls cost something else, as has been measured: never less for more frames."""
+        self._cost_of = cost_of
+        self._sort()
+
+    def _sort(self) -> None:
+        self._by_cost = [(self._cost_of(size.rows * size.chunks * self._chunk_frames), size) for size in self._sizes]
+        self._by_cost.sort(key=lambda entry: (entry[0], entry[1].rows * entry[1].chunks, entry[1].past_pages))
         self._found.cache_clear()
 
-    def cheapest(self, rows: int, chunks: int, past: int) -> tuple[int, CallSize | None]:
-        """(cost in frames, the cheapest recorded size that so many rows fit into); None: they must be computed."""
+    def cheapest(self, rows: int, chunks: int, past: int) -> tuple[float, CallSize | None]:
+        """(cost, the cheapest recorded size that so many rows fit into); None: they must be computed."""
         cost, size = self._found(rows, chunks, 0)  # which holds nearly any past, and is asked for again and again
         if size is None or self.sight.takes(size, past):
             return cost, size
         return self._found(rows, chunks, past)
 
-    def _find(self, rows: int, chunks: int, past: int) -> tuple[int, CallSize | None]:
+    def _find(self, rows: int, chunks: int, past: int) -> tuple[float, CallSize | None]:
         for cost, size in self._by_cost:
             has_room = size.rows >= rows and size.chunks >= chunks
             if has_room and self.sight.takes(size, past):
                 return cost, size
-        return EAGER_FRAMES + rows * chunks * self._chunk_frames, None
+        return self._cost_of(EAGER_FRAMES + rows * chunks * self._chunk_frames), None
 
     def groups(self, rows: Sequence[RowSize]) -> list[list[int]]:
         """Indices of the rows that run together, so that all calls together cost least. Rows of a call are alike."""
         order = sorted(range(len(rows)), key=lambda index: rows[index], reverse=True)
-        costs, begins = [0], [0]  # of the first rows of the order: what they cost, where their last call begins
+        costs, begins = [0.0], [0]  # of the first rows of the order: what they cost, where their last call begins
         for end in range(1, len(order) + 1):
             past, best = 0, None
             for begin in range(end - 1, max(0, end - MOST_ROWS) - 1, -1):

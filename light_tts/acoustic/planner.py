@@ -5,7 +5,7 @@ started streams by what is left to play, buffered requests. Age moves everything
 
 A started stream is left alone as long as *all* started streams, served back to back by their deadlines, would still be
 in time: until then its hop grows, which means fewer calls for the same audio. How many hops share a call follows from
-what calls cost (`call_length.py`): where rows are nearly free, many; where a call of two takes twice as long, one.
+what calls cost (`call_shape.py`): where rows are nearly free, many; where a call of two takes twice as long, one.
 """
 
 from __future__ import annotations
@@ -14,78 +14,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
 
-from light_tts.acoustic.call_length import calmest_s, demand, fullest_s, lengths, sustaining_s
+from light_tts.acoustic.call_shape import calmest, demand, fullest, roomiest, shapes, shortest
+from light_tts.acoustic.candidate import Candidate, Pick
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
 RESERVE_S = 0.3  # first chunks go before the streams that have more than this unplayed (spec: server, 6.3)
 MARGIN_S = 0.05  # a deadline is met when this much is still unplayed: threads, sockets and estimates are not exact
 FIRST_MAX_WAIT_S = 1.0  # who waited longer for first audio competes with the streams that run dry
-BUFFERED_MAX_WAIT_S = 2.0  # a buffered request that waited this long counts as a new first chunk
 MAX_BLOCK_S = 0.1  # a call without anyone in a hurry shall not keep a newcomer waiting longer, if it can be helped
 FREE_RIDE = 1.25  # others join an urgent call while it gets no longer than this
+OLDEST_PART = 16  # of the buffered requests, one in so many is served for its age alone
 MIN_COALESCE_S, MAX_COALESCE_S = 0.001, 0.003  # under load a first chunk waits for company: a tenth of its call
 WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
 MAX_FIRST_HOP_GROWTH = 3  # chunks by which load may lengthen the first hop
 
 
-class Candidate(NamedTuple):
-    """One runnable hop, as the planner sees it.
-
-    key:           the caller's handle.
-    frames:        mel frames that the smallest possible hop computes.
-    waiting_s:     since the run was last served; of a run that never was, since it was opened.
-    unplayed_s:    audio sent but not yet played, negative when the listener has run dry; None before the first audio.
-    due_s:         how long the hop has been runnable.
-    more_chunks:   chunks that the hop could take along.
-    chunk_frames:  frames that each of them adds.
-    can_grow:      waiting for tokens is worth it: the hop is smaller than it would like to be.
-    hold_s:        how much longer to wait for the end of the text, whose tail would join this hop.
-    is_buffered:   nobody listens until the end (not streamed).
-    """
-
-    key: int
-    frames: int
-    waiting_s: float
-    unplayed_s: float | None
-    due_s: float = 0.0
-    more_chunks: int = 0
-    chunk_frames: int = 50
-    can_grow: bool = False
-    hold_s: float = 0.0
-    is_buffered: bool = False
-
-    @property
-    def is_started(self) -> bool:
-        """Somebody is listening."""
-        return self.unplayed_s is not None and not self.is_buffered
-
-    @property
-    def dry_s(self) -> float:
-        """When the listener runs dry; infinite without one."""
-        return self.unplayed_s if self.unplayed_s is not None and not self.is_buffered else math.inf
-
-    @property
-    def age_s(self) -> float:
-        """How long it has been waiting for its first audio, from where it competes with first chunks."""
-        return self.waiting_s - (BUFFERED_MAX_WAIT_S if self.is_buffered else 0.0)
-
-    def frames_with(self, chunks: int) -> int:
-        """Frames of the hop with so many more chunks, as far as it has them."""
-        return self.frames + min(chunks, self.more_chunks) * self.chunk_frames
-
-
 _deadline = attrgetter("unplayed_s", "key")  # of candidates that are started
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A hop to run, with so many chunks more than the smallest one."""
-
-    key: int
-    more_chunks: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +70,8 @@ def plan(
     new = sorted((each for each in candidates if not each.is_started), key=lambda each: (-each.age_s, each.key))
     firsts = [each for each in new if each.age_s >= 0.0]
     patient = [each for each in new if each.age_s < 0.0]
+    if all(each.is_buffered for each in candidates) and not num_unheard and not num_playing:
+        return Plan(_serve_buffered(new, costs, max_batch))
     wanted = demand(started, num_playing + len(started))
     slacks = slacks_s(started, costs, max_batch)
     guard_s = RESERVE_S - MARGIN_S
@@ -202,20 +150,12 @@ def _serve_hurried(
     chosen = {each.key for each in hurried}
     queue = [*hurried, *(each for each in (*firsts, *started[num_hurried:]) if each.key not in chosen)]
     num_rows, call_s = _best_call_s(hurried, costs, max_batch)
-    head_s = min(each.dry_s for each in hurried[:num_rows]) - MARGIN_S
-    ways = lengths(_riding_along(queue, num_rows), costs, least_rows=num_rows, max_batch=max_batch)
+    ways = shapes(queue, costs, num_urgent=len(hurried) + len(firsts), least_rows=num_rows, max_batch=max_batch)
     if _comes_late(hurried, num_rows, call_s):
-        limit_s = max(FREE_RIDE * call_s, fullest_s(ways))
-    else:
-        limit_s = max(FREE_RIDE * call_s, min(max(MAX_BLOCK_S, sustaining_s(ways, wanted)), head_s))
-    return Plan(_compose(queue, limit_s, costs, max_batch))
-
-
-def _riding_along(queue: Sequence[Candidate], num_rows: int) -> list[Candidate]:
-    """The queue without hops that are longer than those at its head, to which others are padded."""
-    head = queue[:num_rows]
-    frames = max(max(each.frames, each.chunk_frames) for each in head)
-    return [*head, *(each for each in queue[num_rows:] if each.frames <= frames)]
+        return Plan(fullest(ways).picks)
+    head_s = min(each.dry_s for each in hurried[:num_rows]) - MARGIN_S
+    limit_s = max(FREE_RIDE * call_s, min(max(MAX_BLOCK_S, shortest(ways, wanted).call_s), head_s))
+    return Plan(roomiest(ways, limit_s, len(hurried)).picks)
 
 
 def _comes_late(hurried: Sequence[Candidate], num_rows: int, call_s: float) -> bool:
@@ -237,12 +177,17 @@ def _serve_firsts(
 ) -> Plan:
     num_rows, call_s = _best_call_s(firsts, costs, max_batch)
     queue = [*firsts, *started]
-    ways = lengths(_riding_along(queue, num_rows), costs, least_rows=num_rows, max_batch=max_batch)
-    limit_s = max(call_s, min(sustaining_s(ways, wanted), spare))
-    if all(each.is_buffered for each in firsts):
-        ways = lengths(firsts, costs, least_rows=num_rows, max_batch=max_batch)
-        limit_s = max(limit_s, min(fullest_s(ways), spare))
-    return Plan(_compose(queue, limit_s, costs, max_batch))
+    ways = shapes(queue, costs, num_urgent=len(firsts), least_rows=num_rows, max_batch=max_batch)
+    way = fullest(ways) if all(each.is_buffered for each in firsts) else shortest(ways, wanted)
+    if way.call_s > max(spare, call_s):
+        way = roomiest(ways, max(spare, call_s), len(firsts))
+    return Plan(way.picks)
+
+
+def _serve_buffered(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -> tuple[Pick, ...]:
+    """Nobody listens: the oldest, and with them those of about the same length."""
+    num_oldest = -(-len(queue) // OLDEST_PART)
+    return fullest(shapes(queue, costs, num_urgent=num_oldest, least_rows=1, max_batch=max_batch)).picks
 
 
 def _serve_relaxed(
@@ -269,16 +214,16 @@ def _serve_relaxed(
     recheck_s = min(rechecks, default=None)
     if not ready or firsts_wait_s > 0.0:
         return Plan((), recheck_s)
-    _, call_s = _best_call_s(ready[:max_batch], costs, max_batch)
-    ways = lengths(_riding_along(ready, 1), costs, least_rows=1, max_batch=max_batch)
+    ways = shapes(ready, costs, num_urgent=0, least_rows=1, max_batch=max_batch)
     if not started:
-        block_s = max(MAX_BLOCK_S, fullest_s(lengths(ready, costs, least_rows=1, max_batch=max_batch)))
+        way = fullest(ways)
     elif ready[0].is_started:
-        block_s = calmest_s(ways, wanted)
+        way = calmest(ways, wanted)
     else:
-        block_s = MAX_BLOCK_S
-    limit_s = min(max(block_s, call_s), spare)
-    return Plan(_compose(ready, limit_s, costs, max_batch), recheck_s)
+        way = roomiest(ways, MAX_BLOCK_S)
+    if way.call_s > spare:
+        way = roomiest(ways, spare)
+    return Plan(way.picks, recheck_s)
 
 
 def _coalescing_wait_s(firsts: Sequence[Candidate], costs: CostTable, num_unheard: int) -> float:
@@ -311,24 +256,3 @@ def _best_call_s(queue: Sequence[Candidate], costs: CostTable, max_batch: int) -
             best = total_s, rows, call_s
     assert best is not None, "there is somebody to serve"
     return best[1], best[2]
-
-
-def _compose(queue: Sequence[Candidate], limit_s: float, costs: CostTable, max_batch: int) -> tuple[Pick, ...]:
-    """The head of the queue and whoever fits into a call of this length, then the largest hops that still do."""
-    chosen: list[Candidate] = []
-    frames, refused_frames = 0, -1
-    for candidate in queue:
-        if len(chosen) == max_batch:
-            break
-        longest = max(frames, candidate.frames)
-        if longest == refused_frames:
-            continue
-        if not chosen or costs.estimate_s(len(chosen) + 1, longest) <= limit_s:
-            chosen.append(candidate)
-            frames, refused_frames = longest, -1
-        else:
-            refused_frames = longest
-    chunks = max(each.more_chunks for each in chosen)
-    while chunks and costs.estimate_s(len(chosen), max(each.frames_with(chunks) for each in chosen)) > limit_s:
-        chunks -= 1
-    return tuple(Pick(each.key, min(chunks, each.more_chunks)) for each in chosen)

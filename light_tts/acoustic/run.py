@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from light_tts.acoustic.candidate import Candidate
 from light_tts.acoustic.chunking import Hop, HopPlan
-from light_tts.acoustic.planner import Candidate
 from light_tts.acoustic.speed import MelResampler
 from light_tts.errors import LightTTSError
 from light_tts.types import FRAMES_PER_TOKEN, SAMPLE_RATE_HZ, TOKEN_RATE_HZ, FinishReason, FlowPrompt
@@ -113,7 +113,7 @@ class _Standing(NamedTuple):
 
     hop:           the smallest that can run now; None: tokens are missing.
     frames:        of that hop; None: must be asked each time, since another run may bring the voice's states.
-    more_chunks:   that the hop could take along.
+    more_chunks:   that the hop could take along; `last_frames` of the last of them.
     grows_alone:   waiting could bring it to its planned size.
     grows:         waiting could bring it to the largest one.
     """
@@ -122,6 +122,7 @@ class _Standing(NamedTuple):
     hop: Hop | None = None
     frames: int | None = None
     more_chunks: int = 0
+    last_frames: int | None = None
     grows_alone: bool = False
     grows: bool = False
 
@@ -237,6 +238,7 @@ class AcousticRun:
             due_s,
             standing.more_chunks if is_heard else 0,
             self._chunk_frames,
+            standing.last_frames,
             can_wait and (standing.grows if is_crowded else standing.grows_alone),
             boundary_wait_s - due_s if can_wait else 0.0,
             not self.job.stream,
@@ -275,12 +277,17 @@ class AcousticRun:
         if hop is None:
             return _Standing(ended)
         chunks = plan.more_chunks(hop, available, ended=ended)
-        largest = hop if ended else plan.grown(hop, chunks, available, ended=False)
+        largest = plan.grown(hop, chunks, available, ended=ended)
+        last_frames = None
+        if ended and chunks:
+            before = plan.grown(hop, chunks - 1, available, ended=True)
+            last_frames = self._weighted(FRAMES_PER_TOKEN * (largest.hop_tokens - before.hop_tokens))
         return _Standing(
             ended,
             hop,
             self.frames_of(hop) if hop.offset_tokens else None,
             chunks,
+            last_frames,
             grows_alone=plan.can_grow(largest),
             grows=plan.can_grow(largest, beyond_schedule=True),
         )

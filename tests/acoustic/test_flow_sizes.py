@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from light_tts.acoustic.flow_sizes import (
     SizeTable,
     call_cost,
     catalogue,
+    telling_sizes,
 )
 
 CHUNK_FRAMES, UTTERANCE = 50, 300
@@ -110,7 +113,7 @@ def test_usual_rows_run_in_recorded_calls_that_hold_them(crowd: tuple[str, int, 
 def test_what_is_not_recorded_is_computed_in_as_few_calls_as_fit(name: str) -> None:
     table = SizeTable(SIGHTS[name], CHUNK_FRAMES)
     rows = [RowSize(2, 0)] * 10
-    assert table.cheapest(10, 2, 0) == (EAGER_FRAMES + 1000, None)
+    assert table.cheapest(10, 2, 0) == (CALL_FRAMES + EAGER_FRAMES + 1000, None)
     assert [len(group) for group in table.groups(rows)] == [10]
     long = [RowSize(200, 0)] * 3
     assert [len(group) for group in table.groups(long)] == [1, 1, 1], "bounded memory"
@@ -124,6 +127,23 @@ def test_rows_are_shared_out_where_padding_costs_more_than_a_call() -> None:
     assert sorted(len(group) for group in table.groups([RowSize(16, 0)] * 9)) == [1, 8]
     mixed = [RowSize(1, 8), RowSize(20, 0), RowSize(1, 8)]
     assert table.groups(mixed) == [[1], [0, 2]]
+
+
+def test_rows_are_shared_out_by_what_calls_cost() -> None:
+    table, rows = table_of("in place", 16), [RowSize(9, 0)] * 16
+    assert [len(group) for group in table.groups(rows)] == [8, 8], "two calls cost little beside so much padding"
+    table.price(lambda frames: 5_000 + frames)
+    assert [len(group) for group in table.groups(rows)] == [16]
+
+
+def test_sizes_of_all_magnitudes_tell_what_calls_cost() -> None:
+    telling = telling_sizes(sizes_of("in place", 64))
+    frames = [size.rows * size.chunks for size in telling]
+    assert frames == sorted(frames)
+    assert frames[0] == 1
+    assert frames[-1] == MOST_FRAMES // CHUNK_FRAMES
+    assert all(after <= 4 * before for before, after in pairwise(frames))
+    assert len(telling) <= 10
 
 
 def test_without_a_recorded_size_everything_is_computed() -> None:

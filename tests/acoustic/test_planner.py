@@ -6,15 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from light_tts.acoustic.candidate import BUFFERED_MAX_WAIT_S, Candidate, Pick
 from light_tts.acoustic.planner import (
-    BUFFERED_MAX_WAIT_S,
     FIRST_MAX_WAIT_S,
     MARGIN_S,
     MAX_COALESCE_S,
     MIN_COALESCE_S,
     RESERVE_S,
-    Candidate,
-    Pick,
     first_hop_under_load,
     plan,
 )
@@ -41,6 +39,8 @@ candidates = st.lists(
         unplayed_s=st.none() | st.floats(-5, 60),
         due_s=st.floats(0, 1),
         more_chunks=st.integers(0, 3),
+        chunk_frames=st.just(50),
+        last_frames=st.none() | st.integers(1, 54),
         can_grow=st.booleans(),
         hold_s=st.floats(0, 0.1),
         is_buffered=st.booleans(),
@@ -267,3 +267,28 @@ def test_the_first_hop_stays_on_the_grid_and_within_its_limit(one, other, costs,
 def test_nobody_to_serve_means_nothing_to_do():
     assert plan([], GPU, max_batch=4).picks == ()
     assert plan([], GPU, max_batch=4, next_dry_s=-math.inf).recheck_s is None
+
+
+def test_a_tail_that_does_not_fill_a_row_is_not_padded_for_by_all():
+    """A hop of 52 frames needs a row of two chunks."""
+    crowd = [started(key, 0.3, more_chunks=1) for key in range(30)]
+    long = started(99, 0.3, frames=50, more_chunks=2, last_frames=54)
+    picks = {pick.key: pick.more_chunks for pick in plan([*crowd, long], CONCAVE, max_batch=32, num_unheard=1).picks}
+    assert picks[99] <= max(picks.values()) <= 1
+
+
+def test_those_who_fill_their_row_ride_along_first():
+    urgent = [started(key, 0.05) for key in range(16)]
+    ready = [started(100 + key, 2.0, more_chunks=key % 2) for key in range(200)]
+    picks = plan([*urgent, *ready], CONCAVE, max_batch=64).picks
+    assert [pick.key for pick in picks[:16]] == list(range(16))
+    if any(pick.more_chunks for pick in picks):
+        assert all(pick.more_chunks for pick in picks[16:])
+
+
+def test_buffered_requests_of_one_length_share_a_call_and_the_oldest_is_in_it():
+    queue = [Candidate(key, 200 + 300 * (key % 2), 3.0 - key / 100, None, 1.0, is_buffered=True) for key in range(64)]
+    keys = plan(queue, CONCAVE, max_batch=16).keys
+    assert keys[0] == 0
+    assert len(keys) == 16
+    assert sum(key % 2 for key in keys) in (*range(3), *range(14, 17))
