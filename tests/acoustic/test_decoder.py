@@ -246,10 +246,10 @@ def test_a_run_sounds_the_same_among_fifteen_others_whatever_happens_to_them(lay
                 started[victim][0].cancel()
         for number in doomed:
             started[number][0].cancel()
-        for number, (run, ear) in enumerate(started):
-            if number not in doomed:
-                assert_same(heard(decoder, run, ear), alone(layout, speeches[number]))
+        said = [heard(decoder, *each) for number, each in enumerate(started) if number not in doomed]
         assert_nothing_left(decoder)
+    for number, spoken in zip(sorted(set(range(16)) - doomed), said, strict=True):
+        assert_same(spoken, alone(layout, speeches[number]))
 
 
 @layouts
@@ -542,10 +542,11 @@ def test_the_next_call_is_launched_before_the_audio_of_the_last_is_handed_over(l
         assert decoder._turns.wait_s(0.0, 1.0, lambda: False) > 0.0
         assert not any(ear.chunks for ear in ears)
         device.may_go_on.set()
-        for run, ear, speech in zip(runs, ears, speeches, strict=True):
-            assert_same(heard(decoder, run, ear), alone(layout, speech))
+        said = [heard(decoder, *each) for each in zip(runs, ears, strict=True)]
         assert_nothing_left(decoder)
         assert decoder._turns.wait_s(0.0, 1.0, lambda: False) == 0.0
+    for spoken, speech in zip(said, speeches, strict=True):
+        assert_same(spoken, alone(layout, speech))
 
 
 def test_a_stream_by_itself_gets_its_audio_before_anything_else_is_done() -> None:
@@ -570,8 +571,9 @@ def test_a_run_that_ends_while_it_is_computed_gets_nothing_any_more(how: str) ->
         else:
             run.fail(EngineFailure("The language model gave up."))
         device.may_go_on.set()
-        assert_same(heard(decoder, second, other), alone("cosyvoice2_tiny", speech))
+        spoken = heard(decoder, second, other)
         assert_nothing_left(decoder)
+        assert_same(spoken, alone("cosyvoice2_tiny", speech))
         assert len(ended.chunks) <= 1
         assert (ended.error is None) is (how == "cancelled")
 
