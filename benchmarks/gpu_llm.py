@@ -9,12 +9,14 @@ mixed    a step in which prompts join sequences that decode
 kernels  of one recorded step, and those that take longest
 
 With --host, on any machine: milliseconds of its own time that the engine's thread takes for a step of B sequences whose
-replay does nothing. With the built-in model, whose size is no matter.
+replay does nothing, while they stay the same (steady_ms) and while some end at 80 to 160 codes and others take their
+place (changing_ms). With the built-in model, whose size is no matter.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -221,8 +223,18 @@ def replay_ms(replay: Any, repeats: int = 30) -> float:
     return start.elapsed_time(end) / repeats
 
 
-def host_ms(batches: list[int], repeats: int = 8, num_steps: int = 50) -> dict[int, float]:
-    """Milliseconds of the loop's thread per step, the least of `repeats`."""
+class Ending(Quiet):
+    """Notes that its run has ended."""
+
+    def __init__(self, ended: list[Any]) -> None:
+        self._ended = ended
+
+    def end(self, reason: Any) -> None:
+        self._ended.append(reason)
+
+
+def host_ms(batches: list[int]) -> dict[int, dict[str, float]]:
+    """Milliseconds of the loop's thread per step."""
     directory, result = ModelDirectory.open(builtin_model_dir()), {}
     style = next(iter(directory.styles))
     lm = directory.load_llm(style, dtype=torch.float32, device=torch.device("cpu"))
@@ -234,7 +246,7 @@ def host_ms(batches: list[int], repeats: int = 8, num_steps: int = 50) -> dict[i
             lambda views: lambda: None,
             win_size=runner._sampler.win_size,
             most_rows=256,
-            most_packed_rows=512,
+            most_packed_rows=2048,
             most_running=256,
             most_tokens=1024,
         )
@@ -242,15 +254,44 @@ def host_ms(batches: list[int], repeats: int = 8, num_steps: int = 50) -> dict[i
         bench.submit(batch, 250)
         while bench.engine.stats().running < batch:
             bench.engine.step()
-        times = []
-        for _ in range(repeats):
-            start_s = time.thread_time()
-            for _ in range(num_steps):
-                bench.engine.step()
-            times.append((time.thread_time() - start_s) / num_steps * 1e3)
+        steady_ms = least_ms(bench, lambda: None)
         assert bench.engine.stats().running == batch, "a run ended while it was measured"
-        result[batch] = round(min(times), 3)
+        bench.clear()
+        result[batch] = {"steady_ms": steady_ms, "changing_ms": changing_ms(bench, batch)}
     return result
+
+
+def changing_ms(bench: Bench, batch: int) -> float:
+    """The same while runs end and others take their place."""
+    tags = (bench.lm.ids.end_of_prompt,) if bench.lm.ids.needs_end_of_prompt else ()
+    ended: list[Any] = [None] * batch
+    seeds = itertools.count()
+
+    def replace() -> None:
+        while ended:
+            ended.pop()
+            seed = next(seeds)
+            prompt = LLMPrompt((*tags, *((5,) * 20)), (seed % 1000,) * 20, (9,) * 100, 4 + seed % 5)
+            bench.engine.submit(prompt, Ending(ended), seed=seed)
+
+    for _ in range(150):
+        replace()
+        bench.engine.step()
+    return least_ms(bench, replace)
+
+
+def least_ms(bench: Bench, before: Any, repeats: int = 8, num_steps: int = 50) -> float:
+    """Milliseconds of a step, the least of `repeats`; `before` each of them something happens that does not count."""
+    times = []
+    for _ in range(repeats):
+        taken_s = 0.0
+        for _ in range(num_steps):
+            before()
+            start_s = time.thread_time()
+            bench.engine.step()
+            taken_s += time.thread_time() - start_s
+        times.append(taken_s / num_steps * 1e3)
+    return round(min(times), 3)
 
 
 def _sync() -> None:
@@ -269,11 +310,14 @@ def main() -> None:
     parser.add_argument("--host", action="store_true", help="what the host does for a step; needs no GPU")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine()}
     if arguments.host:
-        print(json.dumps(host_ms(arguments.batches), indent=1))
+        report["host"] = host_ms(arguments.batches)
+        print(json.dumps(report["host"], indent=1))
+        if arguments.output:
+            arguments.output.write_text(json.dumps(report, indent=1) + "\n")
         return
     device = torch.device("cuda")
-    report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine()}
     with torch.inference_mode():
         lm = random_lm(arguments.family, DTYPES[arguments.dtype], device)
         bench = Bench(lm, disable_cudagraph=arguments.eager, overlap_kernels=not arguments.no_overlap)

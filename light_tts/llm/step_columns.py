@@ -106,11 +106,8 @@ _NOTHING = _columns(np.zeros(0, np.int64), np.zeros(0, np.int64))
 def _rows_of(chunks: list[Chunk]) -> list[int]:
     rows: list[int] = []
     for chunk in chunks:
-        known = chunk.sequence.layout.rows
         if chunk.is_ahead:
             rows.append(0)
-        elif chunk.num_rows == 1:
-            rows.append(known[chunk.start])
         else:
-            rows += known[chunk.start : chunk.start + chunk.num_rows]
+            rows += chunk.sequence.layout.rows[chunk.start : chunk.start + chunk.num_rows]
     return rows
