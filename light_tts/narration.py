@@ -278,8 +278,10 @@ class _TokenSide:
         self._run = run
         self._started_s = time.monotonic()
         self._first_s: float | None = None
+        # A step brings each of hundreds of runs a token; only a trace asks when the first one came.
+        self.put: Callable[[Sequence[int]], None] = run.put if narration.stream.trace is None else self._put_noting
 
-    def put(self, tokens: Sequence[int]) -> None:
+    def _put_noting(self, tokens: Sequence[int]) -> None:
         if self._first_s is None:
             self._first_s = time.monotonic()
         self._run.put(tokens)
