@@ -72,7 +72,7 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
     make_matrix = matrix_maker(weights, dtype=placement.llm_dtype, device=placement.device)
     turns = NO_TURNS
     if placement.device.type == "cuda":
-        turns = GpuTurns(settings.acoustic.first_hop + directory.lookahead_tokens, settings.llm.gpu_share)
+        turns = GpuTurns(settings.acoustic.first_hop + directory.lookahead_tokens)
     with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
         flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
         loaded_vocoder = pool.submit(_load_vocoder, directory, placement, settings)

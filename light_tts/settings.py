@@ -106,13 +106,6 @@ class LLMSettings:
         "leaves more of a small GPU to the flow; 0: no limit",
         ge=0,
     )
-    gpu_share: float = setting(
-        0.4,
-        "of the time in which flow and vocoder compute on the same GPU, what steps of the language model may take; "
-        "1: all they can get",
-        ge=0.05,
-        le=1.0,
-    )
     overlap_kernels: bool = setting(
         True, "on Hopper and newer GPUs, try steps whose kernels are launched before the one before has ended"
     )

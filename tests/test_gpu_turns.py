@@ -1,58 +1,39 @@
-"""How the language model gives way to flow and vocoder: the rule, and that an engine follows it."""
+"""When the language model gives way to flow and vocoder; that an engine does so is tested with the engine."""
 
-import math
 import threading
-
-import pytest
 
 from light_tts.gpu_turns import NO_TURNS, GpuTurns
 
 
-def yes():
-    return True
+def test_first_audio_is_served_from_the_beginning_of_a_call_to_its_end():
+    turns = GpuTurns(28)
+    assert not turns.serves_first_audio
+    turn, other = turns.begin(is_first=True), turns.begin(is_first=True)
+    turn.end()
+    turn.end()  # harmless
+    assert turns.serves_first_audio
+    other.end()
+    assert not turns.serves_first_audio
 
 
-def no():
-    return False
-
-
-def test_steps_begin_at_once_while_no_call_is_under_way():
-    turns = GpuTurns(28, 0.5)
-    assert turns.wait_s(0.0, 0.002, no) == 0.0
-    turns.begin(is_first=True).end()
-    assert turns.wait_s(0.0, 0.002, no) == 0.0
-
-
-def test_steps_take_their_share_of_a_call():
-    turns = GpuTurns(28, 0.25)
-    turns.begin(is_first=False)
-    assert turns.wait_s(0.0, 0.002, no) == pytest.approx(0.008)
-    assert turns.wait_s(0.003, 0.002, no) == pytest.approx(0.005)
-    assert turns.wait_s(0.009, 0.002, no) == 0.0
-
-
-def test_only_urgent_steps_begin_while_somebody_waits_for_first_audio():
-    turns = GpuTurns(28, 0.25)
-    first = turns.begin(is_first=True)
-    assert turns.wait_s(1.0, 0.002, no) == math.inf
-    assert turns.wait_s(1.0, 0.002, yes) == 0.0
-    turns.begin(is_first=False)
-    first.end()
-    first.end()
-    assert turns.wait_s(1.0, 0.002, no) == 0.0
+def test_other_calls_do_not_count():
+    turns = GpuTurns(28)
+    turn = turns.begin(is_first=False)
+    assert not turns.serves_first_audio
+    turn.end()
+    assert not turns.serves_first_audio
 
 
 def test_nobody_waits_where_nothing_is_shared():
     turn = NO_TURNS.begin(is_first=True)
-    try:
-        assert NO_TURNS.wait_s(0.0, 1.0, no) == 0.0
-    finally:
-        turn.end()
+    assert not NO_TURNS.serves_first_audio
+    turn.end()
 
 
 def test_the_end_of_a_call_wakes_those_who_wait():
-    turns, woken = GpuTurns(28, 0.5), threading.Event()
+    turns, woken = GpuTurns(28), threading.Event()
     turns.call_at_end(woken.set)
+    turns.begin(is_first=False).end()
     turn = turns.begin(is_first=True)
     assert not woken.is_set()
     turn.end()

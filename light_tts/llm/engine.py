@@ -6,7 +6,6 @@ One thread owns the scheduler, the pages and every sequence; see `engine_thread.
 from __future__ import annotations
 
 import logging
-import time
 from functools import partial
 
 from light_tts.errors import ConfigError, TextTooLong
@@ -85,7 +84,7 @@ class SpeechTokenEngine(EngineThread):
         self._live: set[Run] = set()
         self._num_arrivals = 0
         self._num_steps = self._num_codes = 0  # before the last failure
-        self._turns, self._step_began_s = turns, 0.0
+        self._turns = turns
         turns.call_at_end(self._wake_up)
         self._reset()
 
@@ -217,28 +216,23 @@ class SpeechTokenEngine(EngineThread):
     # the thread
 
     def _turn(self) -> bool:
-        self._step_began_s = time.monotonic()
         return self.step()
 
     def _next_turn_s(self) -> float | None:
         return self._cycle.rested_s()
 
     def _has_work(self) -> bool:
-        """The same, but leave the GPU to flow and vocoder for a while, unless there is news."""
-        if super()._has_work() and self._wait_s() > 0.0:
+        """The same, but leave the GPU to a call for somebody's first audio, as long as nobody waits for codes."""
+        if super()._has_work() and self._must_give_way():
             self._cycle.settle()
-            self._wait_for_news(self._wait_s)
+            self._wait_for_news(self._must_give_way)
         return not self._is_closing
 
-    def _wait_s(self) -> float:
-        return self._turns.wait_s(
-            time.monotonic() - self._step_began_s, self._cycle.last_step_s, self._scheduler_has_urgent_run
-        )
-
-    def _scheduler_has_urgent_run(self) -> bool:
-        """Somebody who has heard nothing yet waits for codes."""
+    def _must_give_way(self) -> bool:
         scheduler, first_codes = self._scheduler, self._turns.first_codes
-        return bool(scheduler.waiting) or any(len(run.layout.history) < first_codes for run in scheduler.running)
+        return self._turns.serves_first_audio and not (
+            scheduler.waiting or any(len(run.layout.history) < first_codes for run in scheduler.running)
+        )
 
     # what commands do, on the thread
 

@@ -104,11 +104,11 @@ class EngineThread(ABC):
         with self._wake:
             self._wake.notify_all()
 
-    def _wait_for_news(self, wait_s: Callable[[], float]) -> None:
-        """Sleep for `wait_s` seconds, asked again after each call of `_wake_up`, or until there is a command."""
+    def _wait_for_news(self, must_wait: Callable[[], bool]) -> None:
+        """Sleep as long as it must, asked again after each call of `_wake_up`, or until there is a command."""
         with self._wake:
-            while not self._commands and not self._is_closing and (seconds := wait_s()) > 0.0:
-                self._wake.wait(min(seconds, threading.TIMEOUT_MAX))
+            while not self._commands and not self._is_closing and must_wait():
+                self._wake.wait()
 
     # the thread
 

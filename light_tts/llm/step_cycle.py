@@ -39,7 +39,6 @@ class StepCycle:
         self, scheduler: Scheduler, runner: ModelRunner, *, lead_limit: LeadLimit, events: EngineEvents, end: End
     ) -> None:
         self.num_steps = self.num_codes = 0
-        self.last_step_s = 0.0  # that the last one took which has been handed over
         self.events = events
         self._scheduler, self._runner, self._ids = scheduler, runner, runner.lm.ids
         self._isolation = IsolatingRunner(runner)
@@ -103,7 +102,6 @@ class StepCycle:
             if not chunk.sequence.num_drawing:
                 self._scheduler.settle(chunk.sequence)
         self.num_steps += 1
-        self.last_step_s = seconds
         self.events.llm_step(LLMStep(seconds, step.begun.num_sequences, step.begun.num_rows))
 
     def _hand_over(self, draws: PendingDraws, tokens: list[int]) -> None:

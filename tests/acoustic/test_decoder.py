@@ -515,7 +515,7 @@ class Device:
 def overlapping(layout: str, **fields: object) -> Iterator[tuple[AcousticDecoder, Device]]:
     with decoding(layout, is_apart=True, max_batch=1, max_hop_tokens=25, first_hop_tokens=22, **fields) as decoder:
         device = Device(decoder)
-        decoder._turns = GpuTurns(28, 0.5)
+        decoder._turns = GpuTurns(28)
         try:
             yield decoder, device
         finally:
@@ -539,12 +539,12 @@ def test_the_next_call_is_launched_before_the_audio_of_the_last_is_handed_over(l
         for run, speech in zip(runs, speeches, strict=True):
             feed(run, speech.tokens())
         assert logged(device, 3) == ["launch", "launch", "fetch"]
-        assert decoder._turns.wait_s(0.0, 1.0, lambda: False) > 0.0
+        assert decoder._turns.serves_first_audio
         assert not any(ear.chunks for ear in ears)
         device.may_go_on.set()
         said = [heard(decoder, *each) for each in zip(runs, ears, strict=True)]
         assert_nothing_left(decoder)
-        assert decoder._turns.wait_s(0.0, 1.0, lambda: False) == 0.0
+        assert not decoder._turns.serves_first_audio
     for spoken, speech in zip(said, speeches, strict=True):
         assert_same(spoken, alone(layout, speech))
 
@@ -591,4 +591,4 @@ def test_a_device_that_is_lost_while_it_computes_ends_the_thread() -> None:
             assert isinstance(ear.error, EngineFailure)
             assert not ear.chunks
         assert not decoder.is_alive
-        assert decoder._turns.wait_s(0.0, 1.0, lambda: False) == 0.0
+        assert not decoder._turns.serves_first_audio

@@ -343,7 +343,7 @@ def test_the_thread_serves_many_callers(lm, started):
 
 def test_a_run_that_has_enough_for_its_first_audio_gives_way_to_it(lm):
     longest = max(make_jobs(lm, 12), key=lambda job: len(alone(lm, job)[0]) if job[2] is None else 0)
-    turns, sink = GpuTurns(first_codes=4, share=0.5), WaitingSink()
+    turns, sink = GpuTurns(first_codes=4), WaitingSink()
     engine = make_engine(lm, turns=turns)
     first = turns.begin(is_first=True)
     engine.start()

@@ -142,12 +142,12 @@ def test_it_cannot_be_started_twice(countdown):
 def test_waiting_for_news_ends_with_a_command_or_when_asked_again(countdown):
     asked, over = [], threading.Event()
 
-    def wait_s():
+    def must_wait():
         asked.append(True)
-        return 0.0 if len(asked) > 2 else float("inf")
+        return len(asked) <= 2
 
     def wait():
-        countdown._wait_for_news(wait_s)
+        countdown._wait_for_news(must_wait)
         over.set()
 
     countdown._command(wait)
