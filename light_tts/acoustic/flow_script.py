@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +17,7 @@ from light_tts.acoustic.flow_context import KeptContext, Surroundings
 from light_tts.acoustic.flow_states import GUIDANCE_ROWS
 from light_tts.models.nets.context import SequenceContext, attention
 from light_tts.models.nets.flow_net import Estimator, FlowNet
-from light_tts.models.nets.script import Graph, can_script, script_of
+from light_tts.models.nets.script import ScriptGraph, can_script
 
 _scripted: WeakKeyDictionary[FlowNet, ScriptedEstimator] = WeakKeyDictionary()  # one graph, however many decoders
 
@@ -37,21 +37,18 @@ class ScriptedEstimator:
         self.attention_width = net.estimator.attention_width
         self.condition_time = net.estimator.condition_time
         self.static_inputs = net.estimator.static_inputs
-        self._graph: Graph | None = None
+        self._graph = ScriptGraph(self._evaluate, self._example)
 
     def __call__(self, x: Tensor, static: Tensor, time: Tensor, context: SequenceContext) -> Tensor:
         """See Estimator; contexts of other kinds than KeptContext are served without the graph."""
         if not isinstance(context, KeptContext):
             return self._estimator(x, static, time, context)
-        if self._graph is None:
-            self._graph = self._record(x, static, time)
         velocity, *extended = self._graph(x, static, time, *context.surroundings(self._tails))
         for tail, inputs in enumerate(extended):
             context.keep_tail(tail, inputs)
         return context.clear_padding(velocity)
 
-    def _record(self, x: Tensor, static: Tensor, time: Tensor) -> Graph:
-        """The graph, for inputs of any size; those given say how many channels there are."""
+    def _example(self, x: Tensor, static: Tensor, time: Tensor, *_: Tensor | tuple[Tensor, ...]) -> tuple[Any, ...]:
         frames = 2
         shape = self.num_attention_layers, GUIDANCE_ROWS, 2 * frames, 2 * self.attention_width
         surroundings = Surroundings(
@@ -61,8 +58,7 @@ class ScriptedEstimator:
             positions=torch.arange(frames)[None],
             tails=tuple(torch.zeros(GUIDANCE_ROWS, tail.left, tail.channels) for tail in self._tails),
         )
-        example = x[:GUIDANCE_ROWS, :frames], static[:GUIDANCE_ROWS, :frames], time, *surroundings
-        return script_of(self._evaluate, example)
+        return x[:GUIDANCE_ROWS, :frames], static[:GUIDANCE_ROWS, :frames], time, *surroundings
 
     def _evaluate(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from light_tts.models.nets.hift_istft import OVERLAP, ShortTimeFourier
 from light_tts.models.nets.hift_layers import Conv, History, ResBlock, Snake, Upsample, same_length_conv
 from light_tts.models.nets.hift_source import HarmonicSource
 from light_tts.models.nets.hift_weights import arrange, fold_weight_norm
-from light_tts.models.nets.script import Graph, can_script, script_of
+from light_tts.models.nets.script import ScriptGraph, can_script
 from light_tts.models.strict import load_strict
 
 MAX_MAGNITUDE = 100.0
@@ -141,6 +141,12 @@ class HiftGenerator(nn.Module):
         post: Tensor = self.conv_post(F.leaky_relu(x, LAST_LEAKY_SLOPE), history, rate)
         return post.float()
 
+    def example(self, mel: Tensor, spectra: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of a few frames, like these."""
+        frames = 8
+        steps = frames * math.prod(self.rates) + 1
+        return mel.new_zeros(1, frames + self.lookahead, mel.shape[2]), spectra.new_zeros(1, steps, spectra.shape[2])
+
     def _mean_of_blocks(self, x: Tensor, stage: int, history: History | None, rate: int) -> Tensor:
         first = stage * self.blocks_per_stage
         total: Tensor = self.resblocks[first](x, history, rate)
@@ -179,7 +185,9 @@ class HiftNet(nn.Module):
             voiced_threshold_hz=config.nsf_voiced_threshold,
         )
         self.generator = HiftGenerator(config, is_causal)
-        self._graph: Graph | None = None
+        generator = self.generator
+        # A module itself would be recorded with all modules below it, which takes four times as long.
+        self._post = ScriptGraph(lambda *inputs: generator(*inputs), generator.example)
         self.fourier: ShortTimeFourier
 
     @property
@@ -216,25 +224,11 @@ class HiftNet(nn.Module):
             x = F.pad(x, (0, 0, 0, self.generator.lookahead))
         elif self.generator.lookahead:
             spectra = spectra[:, : -self.generator.lookahead * self.spectra_per_frame]
-        post = self._post_by_graph(x, spectra) if by_graph else self.generator(x, spectra)
-        samples = self.fourier.whole_signal(self.spectrum(post))
+        compute = self._post if by_graph and can_script(self.device) else self.generator
+        samples = self.fourier.whole_signal(self.spectrum(compute(x, spectra)))
         if self.is_causal and not is_final:
             samples = samples[:, : -self.samples_per_frame]
         return self.limit(samples)
-
-    def _post_by_graph(self, mel: Tensor, spectra: Tensor) -> Tensor:
-        """The generator on whole signals as a graph, where there is one; it is made by the first call."""
-        if not can_script(self.device):
-            return cast(Tensor, self.generator(mel, spectra))
-        if self._graph is None:
-            frames = 8
-            example = (
-                torch.zeros(1, frames + self.generator.lookahead, mel.shape[2]),
-                torch.zeros(1, frames * self.spectra_per_frame + 1, spectra.shape[2]),
-            )
-            # A method of a module would be recorded with all modules below it, which takes four times as long.
-            self._graph = script_of(lambda *inputs: self.generator(*inputs), example)
-        return cast(Tensor, self._graph(mel, spectra))
 
     def spectrum(self, post: Tensor) -> Tensor:
         """Log magnitudes and phase angles' sines [B, T, 18] -> real and imaginary parts [B, T, 18]."""

@@ -7,13 +7,14 @@ for which it waits while another thread has it. A graph needs no interpreter.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.jit import optimized_execution  # type: ignore[attr-defined]
 
-Graph = Callable[..., Any]
+_recording = threading.Lock()  # the recorder looks at state of the whole process
 
 
 def can_script(device: torch.device) -> bool:
@@ -22,16 +23,27 @@ def can_script(device: torch.device) -> bool:
     return device.type == "cpu" and sys.version_info < (3, 14)
 
 
-def script_of(compute: Callable[..., Any], example: tuple[Any, ...]) -> Graph:
-    """The graph of a function of tensors and tuples of them, as it computes the example.
+class ScriptGraph:
+    """The graph of a function of tensors and tuples of them; made by the first call. Any thread.
 
-    Sizes may differ from those of the example where the function takes them from shapes and does not branch on them.
+    compute:     the function. It takes sizes from shapes and does not branch on them.
+    example_of:  makes small inputs to record it with of those of the first call.
     """
-    graph = torch.jit.trace(compute, example, check_trace=False)
 
-    def run(*inputs: Any) -> Any:
+    def __init__(self, compute: Callable[..., Any], example_of: Callable[..., tuple[Any, ...]]) -> None:
+        self._compute, self._example_of = compute, example_of
+        self._graph: Callable[..., Any] | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the function returns."""
+        if self._graph is None:
+            self._record(inputs)
+        assert self._graph is not None
         # Optimising for the sizes of the first calls takes longer than many of these, and gains nothing.
         with optimized_execution(False):
-            return graph(*inputs)
+            return self._graph(*inputs)
 
-    return run
+    def _record(self, inputs: tuple[Any, ...]) -> None:
+        with _recording:
+            if self._graph is None:
+                self._graph = torch.jit.trace(self._compute, self._example_of(*inputs), check_trace=False)
