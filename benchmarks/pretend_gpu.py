@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gpu_goals
 
+from light_tts import collector
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_sizes import BodySight, RowSize, SizeTable, catalogue
@@ -230,6 +231,7 @@ def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
     decoder.vocoder = PretendedVocoder(stream)  # type: ignore[assignment]
     decoder.new_timer = partial(PretendedTimer, stream)
     measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=MAX_BATCH)
+    collector.settle()  # as warming up does
     return engine, steps, flow
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from light_tts import collector
 from light_tts.acoustic.run import AcousticJob
 from light_tts.acoustic.stage_costs import Measured
 from light_tts.acoustic.warm_up import measure_costs
@@ -117,6 +118,7 @@ class TTSEngine:
         for llm in self._llms.values():
             llm.close()
         self._decoder.close()
+        collector.unsettle()
 
     def __enter__(self) -> TTSEngine:
         return self
@@ -195,6 +197,7 @@ class TTSEngine:
                     pass
         if self._placement.device.type == "cuda":
             torch.cuda.empty_cache()  # what loading and warming up left behind; never while requests run
+        collector.settle()
         logger.info("warmed up in %.1f s", time.monotonic() - started_s)
 
     def preload_phrases(self) -> None:
