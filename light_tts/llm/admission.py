@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
 from light_tts.errors import InvalidRequest, TextTooLong
@@ -34,9 +34,9 @@ class SamplingValues(Protocol):
         """Share of them that makes a draw a repetition."""
 
 
-def check_text_ids(text_ids: Iterable[int], num_text_rows: int) -> None:
+def check_text_ids(text_ids: Sequence[int], num_text_rows: int) -> None:
     """Raises InvalidRequest for an id outside the vocabulary."""
-    wrong = next((text_id for text_id in text_ids if not 0 <= text_id < num_text_rows), None)
+    wrong = _outside(text_ids, num_text_rows)
     if wrong is not None:
         raise InvalidRequest(f"Text id {wrong} is outside the vocabulary of {num_text_rows} ids.", "text")
 
@@ -47,7 +47,7 @@ def check_prompt(prompt: LLMPrompt, ids: SpeechIds, num_text_rows: int, *, text_
     text_follows:  the text is not part of the prompt, so the tag must be in the prompt's own text.
     """
     check_text_ids((*prompt.prompt_text_ids, *prompt.text_ids), num_text_rows)
-    wrong = next((code for code in prompt.prompt_speech if not 0 <= code < ids.num_codes), None)
+    wrong = _outside(prompt.prompt_speech, ids.num_codes)
     if wrong is not None:
         raise InvalidRequest(
             f"Prompt speech code {wrong} is not one of the model's {ids.num_codes} codes; the voice belongs to another "
@@ -92,3 +92,10 @@ def sampling_of(options: SamplingOptions, defaults: SamplingValues, *, greedy: b
     if not 0.0 < temperature <= 100.0:
         raise InvalidRequest(f"temperature must be above 0 and at most 100, not {temperature}.", "temperature")
     return RowSampling(top_p, top_k, temperature, greedy or options.greedy)
+
+
+def _outside(numbers: Sequence[int], limit: int) -> int | None:
+    """The first number that is not at least 0 and below the limit."""
+    if not numbers or (min(numbers) >= 0 and max(numbers) < limit):
+        return None
+    return next(number for number in numbers if not 0 <= number < limit)

@@ -72,7 +72,7 @@ def length_limits(
 
 def one_way_rows(prompt: LLMPrompt, ids: SpeechIds) -> list[int]:
     """`[sos] [prompt text] [text] [task] [prompt speech]` as joint-table rows."""
-    speech = (ids.speech_row0 + code for code in prompt.prompt_speech)
+    speech = [ids.speech_row0 + code for code in prompt.prompt_speech]
     return [ids.sos_row, *prompt.prompt_text_ids, *prompt.text_ids, ids.task_row, *speech]
 
 
