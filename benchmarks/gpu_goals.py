@@ -72,7 +72,7 @@ def settings_for(model_dir: Path, first_hop_tokens: int, *, is_first: bool) -> S
             first_hop_tokens=first_hop_tokens,
             max_batch=64,
             prompt_cache_mb=4096,
-            stream_cache_mb=32768,
+            stream_cache_mb=57344,
             flow_graphs=AcousticSettings().flow_graphs if is_first else ALONE,
         ),
         engine=EngineSettings(max_concurrent_requests=4096),

@@ -163,7 +163,7 @@ def _load_vocoder(
 
 def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
     prompt_bytes, stream_bytes = (
-        mb * MB for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.stream_cache_mb)
+        mb * MB for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.least_stream_cache_mb)
     )
     runner = flow_runner(
         net,

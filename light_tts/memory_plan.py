@@ -23,6 +23,9 @@ MOST_UTILIZATION = 0.9
 CONTEXT_BYTES = 800 * MB
 # What torch's allocator cannot use because of how its blocks are cut.
 _LOST_SHARE = 0.02
+# Of what is left, how much is for the states of streams: a second of one takes about 100 MB, and what is not kept is
+# computed again. The rest is for what is only estimated here.
+_SPARE_FOR_STREAMS = 0.6
 
 # Bounds that the stages keep: `llm/padded_steps.py`, `acoustic/flow_sizes.py`, `acoustic/vocoder_sizes.py`.
 _MOST_PACKED_ROWS = 2048
@@ -121,15 +124,16 @@ def plan_memory(
             f"max_total_tokens {settings.llm.max_total_tokens} takes {_mb(wanted_tokens * sizes.kv_token)} of GPU "
             f"memory, but beside the rest of the model there is room for at most {most} of {_mb(cap)}; lower it to that"
         )
-    wanted_voices, wanted_streams = (
-        mb * MB for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.stream_cache_mb)
-    )
+    acoustic = settings.acoustic
+    wanted_voices, wanted_streams = (mb * MB for mb in (acoustic.prompt_cache_mb, acoustic.least_stream_cache_mb))
     if share is None:
         least_tokens, room, more_tokens = wanted_tokens, room - more_tokens * sizes.kv_token, 0
     wanted = more_tokens * sizes.kv_token + wanted_voices + wanted_streams
     scale = min(1.0, room / wanted) if wanted else 1.0
     tokens = least_tokens + math.floor(scale * more_tokens) // block * block
     voices_mb, streams_mb = (math.floor(scale * mb / MB) for mb in (wanted_voices, wanted_streams))
+    if acoustic.stream_cache_mb is None and room > wanted:
+        streams_mb += math.floor(_SPARE_FOR_STREAMS * (room - wanted) / MB)
     plan = MemoryPlan(
         total_bytes=total_bytes,
         cap_bytes=cap,
@@ -207,7 +211,7 @@ def _changes(plan: MemoryPlan, settings: Settings) -> tuple[str, ...]:
     asked: Mapping[str, int] = {
         "max_total_tokens": settings.llm.max_total_tokens // settings.llm.block_tokens * settings.llm.block_tokens,
         "prompt_cache_mb": settings.acoustic.prompt_cache_mb,
-        "stream_cache_mb": settings.acoustic.stream_cache_mb,
+        "stream_cache_mb": settings.acoustic.least_stream_cache_mb,
     }
     return tuple(
         f"{name} is {getattr(plan, name)} instead of {value}: more does not fit into {_mb(plan.cap_bytes)}"

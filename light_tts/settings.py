@@ -18,6 +18,7 @@ DType = Literal["auto", "float32", "float16", "bfloat16"]
 DTYPE_ALIASES = {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 LOG_LEVEL_ALIASES = {"warn": "warning", "critical": "error", "fatal": "error", "trace": "debug"}
 
+DEFAULT_STREAM_CACHE_MB = 2048
 MIN_FIRST_HOP_TOKENS = 8  # the vocoder needs 16 mel frames to begin
 
 
@@ -158,7 +159,17 @@ class AcousticSettings:
         "unity", "cross-fade window between chunks: sums to one, or the reference's (sums to 1.08)"
     )
     prompt_cache_mb: int = setting(1024, "bytes kept for the flow states of voices, in MB; 0: off", ge=0)
-    stream_cache_mb: int = setting(2048, "bytes kept for the flow states of running streams, in MB; 0: recompute", ge=0)
+    stream_cache_mb: int | None = setting(
+        None,
+        "bytes kept for the flow states of running streams, in MB; 0: recompute; default: 2048, and on a GPU more than "
+        "half of what everything else leaves",
+        ge=0,
+    )
+
+    @property
+    def least_stream_cache_mb(self) -> int:
+        """The `stream_cache_mb` that was asked for, or what it is by default."""
+        return DEFAULT_STREAM_CACHE_MB if self.stream_cache_mb is None else self.stream_cache_mb
 
     @property
     def first_hop(self) -> int:

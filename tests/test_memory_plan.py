@@ -50,7 +50,7 @@ def part(of: MemoryPlan, name: str) -> int:
     share=st.one_of(st.none(), st.floats(0.1, 0.9)),
     tokens=st.integers(8192, 2_000_000),
     prompt_mb=st.integers(0, 20_000),
-    stream_mb=st.integers(0, 20_000),
+    stream_mb=st.none() | st.integers(0, 20_000),
 )
 def test_the_parts_never_exceed_the_cap(total_gb, share, tokens, prompt_mb, stream_mb):
     settings = replace(
@@ -67,12 +67,13 @@ def test_the_parts_never_exceed_the_cap(total_gb, share, tokens, prompt_mb, stre
     assert 8192 <= found.max_total_tokens <= tokens
     assert found.max_total_tokens % settings.llm.block_tokens == 0
     assert found.prompt_cache_mb <= prompt_mb
-    assert found.stream_cache_mb <= stream_mb
+    assert stream_mb is None or found.stream_cache_mb <= stream_mb
     assert part(found, KV_CACHE) == found.max_total_tokens * SIZES.kv_token
     if share is None:
         assert found.max_total_tokens == tokens // 16 * 16, "nobody asked for a smaller one"
     if not found.changes:
-        assert (found.prompt_cache_mb, found.stream_cache_mb) == (prompt_mb, stream_mb)
+        assert found.prompt_cache_mb == prompt_mb
+        assert found.stream_cache_mb >= 2048 if stream_mb is None else found.stream_cache_mb == stream_mb
 
 
 @given(smaller=st.floats(0.6, 0.9), more=st.floats(0, 0.3))
@@ -83,10 +84,20 @@ def test_a_larger_share_never_gives_less(smaller, more):
 
 
 def test_everything_fits_as_asked_into_a_large_gpu():
-    found = plan(24, 0.9)
+    settings = replace(settings_of(0.9), acoustic=AcousticSettings(stream_cache_mb=2048))
+    found = plan_memory(SIZES, settings, total_bytes=24 * GB)
     assert (found.max_total_tokens, found.prompt_cache_mb, found.stream_cache_mb) == (65536, 1024, 2048)
     assert found.changes == ()
-    assert found.apply(settings_of(0.9)) == settings_of(0.9)
+    assert found.apply(settings) == settings
+
+
+def test_streams_get_more_than_half_of_what_is_left_unless_they_are_told():
+    settings = replace(settings_of(0.9), acoustic=AcousticSettings(stream_cache_mb=2048))
+    left = plan_memory(SIZES, settings, total_bytes=24 * GB).free_bytes
+    found = plan(24, 0.9)
+    assert found.stream_cache_mb * MB == pytest.approx(2048 * MB + 0.6 * left, abs=2 * MB)
+    assert found.free_bytes == pytest.approx(0.4 * left, abs=2 * MB)
+    assert (found.max_total_tokens, found.prompt_cache_mb) == (65536, 1024)
 
 
 def test_what_shrinks_is_said_and_applied():

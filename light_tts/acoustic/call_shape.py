@@ -62,7 +62,7 @@ def shapes(
         riders = [each for each in queue[num_urgent:] if each.frames <= frames]
         riders.sort(key=lambda each: min(each.most_frames - 1, frames - 1) // -chunk_frames)
         fitting = [*fitting, *riders][:max_batch]
-        made = [each.within(frames)[1] for each in fitting]
+        made = [each.within(frames)[1] - each.again_frames for each in fitting]
         played = [count if each.is_started else 0 for count, each in zip(made, fitting, strict=True)]
         made_s, played_s = ([_FRAME_S * total for total in accumulate(each)] for each in (made, played))
         for rows in _doubling(least_rows, len(fitting)):
@@ -121,7 +121,7 @@ def roomiest(ways: Sequence[Shape], limit_s: float, num_urgent: int = 0) -> Shap
 
 def demand(started: Sequence[Candidate], num_playing: int) -> float:
     """Seconds of audio per second that streams need which have started: what is heard, and what waits to be made."""
-    waiting = sum(each.most_frames for each in started)
+    waiting = sum(each.most_frames - each.again_frames for each in started)
     return HEADROOM * num_playing + waiting * _FRAME_S / DRAIN_S
 
 

@@ -20,6 +20,7 @@ class Candidate(NamedTuple):
     more_chunks:   chunks that the hop could take along.
     chunk_frames:  frames that each of them adds.
     last_frames:   frames that the last of them adds; None: as many as the others. The tail of a text may be any length.
+    again_frames:  of `frames`, those that make no audio: the prompt's, and what was computed before and not kept.
     can_grow:      waiting for tokens is worth it: the hop is smaller than it would like to be.
     hold_s:        how much longer to wait for the end of the text, whose tail would join this hop.
     is_buffered:   nobody listens until the end (not streamed).
@@ -33,6 +34,7 @@ class Candidate(NamedTuple):
     more_chunks: int = 0
     chunk_frames: int = 50
     last_frames: int | None = None
+    again_frames: int = 0
     can_grow: bool = False
     hold_s: float = 0.0
     is_buffered: bool = False

@@ -230,15 +230,17 @@ class AcousticRun:
         unplayed_s = self.job.clock.unplayed_s(self.key, now_s)
         is_heard = unplayed_s is not None
         can_wait = is_heard and not standing.ended and self.plan.offset_tokens > 0
+        frames = self.frames_of(standing.hop) if standing.frames is None else standing.frames
         return Candidate(
             self.key,
-            self.frames_of(standing.hop) if standing.frames is None else standing.frames,
+            frames,
             now_s - self._last_service_s,
             unplayed_s,
             due_s,
             standing.more_chunks if is_heard else 0,
             self._chunk_frames,
             standing.last_frames,
+            frames - self._weighted(FRAMES_PER_TOKEN * standing.hop.hop_tokens),
             can_wait and (standing.grows if is_crowded else standing.grows_alone),
             boundary_wait_s - due_s if can_wait else 0.0,
             not self.job.stream,

@@ -20,6 +20,7 @@ hops = st.builds(
     more_chunks=st.integers(0, 4),
     chunk_frames=st.just(50),
     last_frames=st.none() | st.integers(1, 54),
+    again_frames=st.just(0),
     can_grow=st.just(False),
     hold_s=st.just(0.0),
     is_buffered=st.just(False),
@@ -74,6 +75,15 @@ def test_newcomers_wait_least_when_calls_are_neither_tiny_nor_long():
     calm = calmest(of(ready(64)), 0.0)
     assert 1 < calm.rows < 64
     assert calm.call_s < fullest(of(ready(64))).call_s <= BACKLOG_BLOCK_S
+
+
+def test_what_is_computed_again_is_no_audio():
+    [once] = of(ready(1))
+    [again] = of([Candidate(0, 150, 0.0, 1.0, again_frames=100)])
+    assert again.made_s == again.played_s == once.made_s
+    assert again.call_s > once.call_s
+    queue = [*ready(8), *(Candidate(key, 150, 0.0, 1.0, again_frames=100) for key in range(8, 16))]
+    assert [pick.key for pick in fullest(of(queue)).picks] == list(range(8))
 
 
 def test_urgent_hops_go_before_long_ones():
