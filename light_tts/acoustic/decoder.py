@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 Work = list[tuple[AcousticRun, Hop]]
 
+# A call of fewer hops is handed over before the next one is launched: its vocoder ends sooner than that is done.
+FEW_HOPS = 4
 # So many calls in a row in which every hop failed, also alone, mean that the fault is not in the streams.
 MAX_FAILURES = 3
 _Result = TypeVar("_Result")
@@ -167,7 +169,7 @@ class AcousticDecoder:
         try:
             is_closed = False
             while not is_closed:
-                if under_way is not None and len(self._runs) == 1:  # nobody to be served meanwhile
+                if under_way is not None and (len(self._runs) == 1 or len(under_way.spoken) < FEW_HOPS):
                     self._deliver(under_way)
                     under_way = None
                 self.busy_since_s = None if under_way is None else under_way.start_s

@@ -513,7 +513,11 @@ class Device:
 
 @contextmanager
 def overlapping(layout: str, **fields: object) -> Iterator[tuple[AcousticDecoder, Device]]:
-    with decoding(layout, is_apart=True, max_batch=1, max_hop_tokens=25, first_hop_tokens=22, **fields) as decoder:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        decoding(layout, is_apart=True, max_batch=1, max_hop_tokens=25, first_hop_tokens=22, **fields) as decoder,
+    ):
+        patch.setattr("light_tts.acoustic.decoder.FEW_HOPS", 1)
         device = Device(decoder)
         decoder._turns = GpuTurns(28)
         try:
@@ -554,6 +558,17 @@ def test_a_stream_by_itself_gets_its_audio_before_anything_else_is_done() -> Non
         run = decoder.open(Speech(0, 66, 1).job(), Ear())
         feed(run, Speech(0, 66, 1).tokens())
         assert logged(device, 2) == ["launch", "fetch"]
+
+
+def test_a_call_of_few_hops_is_handed_over_before_the_next_is_launched() -> None:
+    with decoding("cosyvoice3_tiny", is_apart=True, max_batch=1, max_hop_tokens=25, first_hop_tokens=22) as decoder:
+        device = Device(decoder)
+        try:
+            for seed in range(2):
+                feed(decoder.open(Speech(0, 66, seed).job(), Ear()), tokens_of(66, seed))
+            assert logged(device, 2) == ["launch", "fetch"]
+        finally:
+            device.may_go_on.set()
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
