@@ -128,7 +128,7 @@ class AcousticSettings:
     flow_steps: int = setting(10, "Euler steps of the flow; below 4 quality suffers", ge=1, le=50)
     first_hop_tokens: int = setting(
         22,
-        "speech tokens of the first streamed chunk; voices are aligned to it, 22 fits the flow's lookahead best",
+        "speech tokens of the first streamed chunk; voices are aligned to it, and up to 22 keep all their whole chunks",
         ge=MIN_FIRST_HOP_TOKENS,
         le=100,
     )
