@@ -20,7 +20,7 @@ from light_tts.types import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 BACKLOG_BLOCK_S = 0.3  # the longest call of several hops, where there is more to do than time, or nobody to listen
 WORTH_WAITING = 1.05  # a longer call must do so much more per second
 HEADROOM = 1.15  # how much more is to be made than is heard: neither arrivals nor estimates are even
-DRAIN_S = 2.0  # within which what could be made already shall be
+DRAIN_S = 3.0  # within which what could be made already shall be
 _MOST_LENGTHS = 6  # that are tried
 _MOST_CALLS = 4  # of the queue's head that are looked at
 _FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
@@ -58,7 +58,7 @@ def shapes(
     found: list[Shape] = []
     chunk_frames = queue[0].chunk_frames
     for frames in _lengths(queue, least_rows):
-        fitting = [each for each in queue[:num_urgent] if each.frames <= frames]
+        fitting = _in_turn(queue[:num_urgent], frames)
         riders = [each for each in queue[num_urgent:] if each.frames <= frames]
         riders.sort(key=lambda each: min(each.most_frames - 1, frames - 1) // -chunk_frames)
         fitting = [*fitting, *riders][:max_batch]
@@ -69,6 +69,17 @@ def shapes(
             call_s = costs.estimate_s(rows, frames)
             found.append(Shape(fitting, rows, frames, call_s, made_s[rows - 1], played_s[rows - 1]))
     return sorted(found, key=lambda shape: (shape.call_s, -shape.made_s))
+
+
+def _in_turn(urgent: Sequence[Candidate], frames: int) -> list[Candidate]:
+    """Those that are no longer; nobody's first audio goes before that of one who came earlier."""
+    fitting, is_passed_over = [], False
+    for each in urgent:
+        if each.frames > frames:
+            is_passed_over |= not each.is_started
+        elif each.is_started or not is_passed_over:
+            fitting.append(each)
+    return fitting
 
 
 def _lengths(queue: Sequence[Candidate], least_rows: int) -> list[int]:
