@@ -40,7 +40,7 @@ def figures(idle: tuple[float, float], at_20: tuple[float, float], at_100: tuple
         Figure("first audio p95, 20 requests/s", "open 20/s", "first_audio_s.p95", "ms", True, *at_20),
         Figure("first audio p95, 100 requests/s", "open 100/s", "first_audio_s.p95", "ms", True, *at_100),
         Figure(f"first audio p99, {heard}", heard, "first_audio_s.p99", "ms", True, 300, 300),
-        Figure("whole answers, audio s/s", "offline, 128 at once", "audio_s_per_s", "", False, *offline),
+        Figure("whole answers, audio s/s", "offline, 256 at once", "audio_s_per_s", "", False, *offline),
         Figure(f"short texts, {rate}/s, p95", f"one second {rate}/s", "total_s.p95", "ms", True, 400, short_ms),
     ]  # fmt: skip
 
