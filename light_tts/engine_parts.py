@@ -59,6 +59,7 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
     placement = place(settings.model)
     if placement.device.type == "cpu":
         prepare_cpu(settings.model.cpu_threads)
+        settings = replace(settings, acoustic=settings.acoustic.on_cpu())
     directory = ModelDirectory.open(
         Path(settings.model.model_dir or builtin_model_dir()),
         styles_outside=settings.model.styles_outside_model_dir,

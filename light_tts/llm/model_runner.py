@@ -22,6 +22,7 @@ from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.draw import MAX_TOP_K
 from light_tts.kernels.recording import LLM_PRIORITY
 from light_tts.llm.cuda_graph import GraphRecorder, why_not
+from light_tts.llm.decode_script import ScriptedDecode, can_script
 from light_tts.llm.decoding_group import NO_AHEAD_ROWS
 from light_tts.llm.padded_step import PaddedStep, triton_kernels
 from light_tts.llm.padded_steps import PaddedSteps, Record, batch_ladder, packed_ladder
@@ -76,6 +77,7 @@ class ModelRunner:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         self._padded: PaddedSteps | None = None
         self._has_captured = False
+        self._decode = ScriptedDecode(lm, self.cache) if can_script(lm, self.cache) else None
 
     def capture(
         self,
@@ -198,6 +200,9 @@ class ModelRunner:
         views = packed.to(self._device)
         decode = self._decode_rows(chunks[:num_decode], views[tables[0]]) if num_decode else None
         prefills = self._prefill_rows(chunks, num_decode, [views[table] for table in tables[1:]])
+        if self._decode is not None and decode is not None and not prefills:
+            states = self._decode.hidden(views[rows], views[positions], views[slots], decode)
+            return states if all(is_sampled) else states.index_select(0, views[selected])
         context = PagedAttention(self.cache, views[slots], decode, prefills)
         return self.lm.hidden(views[rows], views[positions], context, views[selected] if only_sampled else None)
 

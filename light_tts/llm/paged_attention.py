@@ -108,6 +108,10 @@ class PagedKVCache:
         """All slots of a layer: [num_slots, slot_width]."""
         return self._slots_of[layer]
 
+    def pages_of(self, layer: int) -> Tensor:
+        """All pages of a layer: [num_blocks + 2, block_tokens * slot_width]."""
+        return self._pages_of[layer]
+
     def read(self, layer: int, blocks: Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
         """Keys and values of `num_sequences` equally long lists of pages: twice [B, num_kv_heads, L, head_dim]."""
         pages = self._pages_of[layer].index_select(0, blocks)
