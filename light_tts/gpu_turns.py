@@ -37,8 +37,12 @@ class GpuTurns:
         self._wakes: list[Callable[[], None]] = []
 
     def call_at_end(self, wake: Callable[[], None]) -> None:
-        """Have a function called, on the acoustic thread, whenever a call for a first audio has ended."""
-        self._wakes.append(wake)
+        """Have a function called, on the acoustic thread, whenever a call for a first audio has ended.
+
+        Where nothing is shared it never is, and is not kept: everybody's engines ask `NO_TURNS`.
+        """
+        if self.first_codes:
+            self._wakes.append(wake)
 
     def begin(self, *, is_first: bool) -> Turn:
         """A call of flow and vocoder begins; `is_first`: somebody waits for it who has not heard anything yet."""

@@ -1,7 +1,9 @@
 """The engine: the same tokens alone and in any crowd, runs that end alone, nothing left behind."""
 
+import gc
 import random
 import threading
+import weakref
 
 import pytest
 import torch
@@ -356,6 +358,14 @@ def test_a_run_that_has_enough_for_its_first_audio_gives_way_to_it(lm):
         assert sink.outcome == alone(lm, longest)
     finally:
         engine.close()
+
+
+def test_an_engine_that_shares_nothing_is_freed_when_nobody_has_it_any_more(lm):
+    engine = make_engine(lm)
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None
 
 
 def test_closing_fails_what_runs_and_refuses_what_comes(lm, started):
