@@ -7,11 +7,16 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from light_tts.kernels.flow_attention import FlowPages, RelativePositions, paged_chunk_attention_plain
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights, paged_conv_plain
-from light_tts.kernels.flow_linear import Activation, gated_norm_plain, linear_residual_plain, norm_linear_plain
+from light_tts.kernels.flow_linear import (
+    Activation,
+    gated_norm_plain,
+    linear_gelu_plain,
+    linear_residual_plain,
+    norm_linear_plain,
+)
 from light_tts.kernels.flow_step import euler_step_plain
 
 Norm = tuple[Tensor, Tensor, float]
@@ -71,12 +76,7 @@ class FlowKernels:
     gated_norm: _GatedNorm
     conv: _Conv
     euler_step: _EulerStep
-    linear_gelu: _LinearGelu  # x W^T + b, then the tanh-approximated GELU
-
-
-def linear_gelu_plain(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """gelu(x W^T + b), approximated by tanh: x [M, K] -> [M, N]."""
-    return F.gelu(F.linear(x, matrix, bias), approximate="tanh")
+    linear_gelu: _LinearGelu
 
 
 def plain_kernels() -> FlowKernels:
@@ -96,7 +96,7 @@ def triton_kernels() -> FlowKernels:
     """For CUDA devices, and for Triton's interpreter. Needs Triton."""
     from light_tts.kernels.flow_attention_triton import paged_chunk_attention
     from light_tts.kernels.flow_conv_triton import paged_conv
-    from light_tts.kernels.flow_linear_triton import gated_norm, linear_residual, norm_linear
+    from light_tts.kernels.flow_linear_triton import gated_norm, linear_gelu, linear_residual, norm_linear
     from light_tts.kernels.flow_step_triton import euler_step
 
     return FlowKernels(
@@ -106,12 +106,5 @@ def triton_kernels() -> FlowKernels:
         gated_norm=gated_norm,
         conv=paged_conv,
         euler_step=euler_step,
-        linear_gelu=_linear_gelu_cublas,
+        linear_gelu=linear_gelu,
     )
-
-
-def _linear_gelu_cublas(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    if not x.is_cuda:
-        return linear_gelu_plain(x, matrix, bias)
-    # One product with the activation in its epilogue; on CUDA it is the tanh approximation.
-    return torch._addmm_activation(bias, x, matrix.t(), use_gelu=True)

@@ -35,6 +35,11 @@ def norm_linear_plain(
     return F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
+def linear_gelu_plain(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x W^T + b), approximated by tanh: x [M, K] -> [M, N]."""
+    return F.gelu(F.linear(x, matrix, bias), approximate="tanh")
+
+
 def linear_residual_plain(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
     """x W^T + b + residual: x [M, K], residual [M, N] float32 -> [M, N] float32."""
     out = F.linear(x.to(matrix.dtype), matrix, bias).float()

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from light_tts.kernels.flow_linear import Activation
+from light_tts.kernels.flow_linear import Activation, linear_gelu_plain
 from light_tts.kernels.triton_math import activate, precision_of
 
 FUSED_ROWS = 350  # with more, norm and product are two kernels: each program would normalise its rows again
@@ -265,10 +265,17 @@ def _normed(x: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype) -
     return out
 
 
+def linear_gelu(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """See `linear_gelu_plain`; on CUDA one product with the activation in its epilogue."""
+    if not x.is_cuda:
+        return linear_gelu_plain(x, matrix, bias)
+    return torch._addmm_activation(bias, x, matrix.t(), use_gelu=True)
+
+
 def _activated_product(x: Tensor, matrix: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
     """activation(x W^T + b) by the vendor's library: faster than a kernel of ours where there are many rows."""
     if activation in ("gelu", "gelu_tanh") and bias is not None and matrix.element_size() == 2:
-        return torch._addmm_activation(bias, x, matrix.t(), use_gelu=True)
+        return linear_gelu(x, matrix, bias)
     out = F.linear(x, matrix, bias)
     if activation == "silu":
         return F.silu(out, inplace=True)
