@@ -6,6 +6,8 @@ Memory needs no setting of its own: Linux takes it from the node of the processo
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from light_tts.errors import ConfigError
@@ -89,3 +91,17 @@ def divide(cpus: frozenset[int], num_front_ends: int) -> tuple[frozenset[int], f
 def bind(cpus: frozenset[int]) -> None:
     """Run the calling thread, and all it starts from now on, on these processors."""
     os.sched_setaffinity(0, cpus)
+
+
+@contextmanager
+def starting_on(cpus: frozenset[int] | None) -> Iterator[None]:
+    """What the calling thread starts meanwhile runs on these processors from its first instruction; None: as ever."""
+    if cpus is None:
+        yield
+        return
+    own_cpus = frozenset(os.sched_getaffinity(0))
+    bind(cpus)
+    try:
+        yield
+    finally:
+        bind(own_cpus)

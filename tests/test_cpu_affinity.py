@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from light_tts.cpu_affinity import bind, chosen_cpus, describe, divide, parse_cpus
+from light_tts.cpu_affinity import bind, chosen_cpus, describe, divide, parse_cpus, starting_on
 from light_tts.errors import ConfigError
 from light_tts.settings import ServerSettings
 
@@ -96,3 +96,15 @@ def test_a_wrong_processor_ends_the_command_with_2():
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert result.stderr.strip().endswith("this process may run on " + describe(HERE) + ".")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+def test_a_process_runs_where_it_is_started_from_its_first_instruction():
+    before = os.sched_getaffinity(0)
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    with starting_on(frozenset({min(before)})):
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == f"[{min(before)}]"
+    assert os.sched_getaffinity(0) == before
+    with starting_on(None):
+        assert os.sched_getaffinity(0) == before

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 
 from light_tts.cli import run_command
-from light_tts.cpu_affinity import bind
 from light_tts.errors import LightTTSError
 from light_tts.frontdoor.engine_house import EngineHouse
 from light_tts.frontdoor.shared_engine import remove_meeting_place
@@ -39,8 +38,6 @@ def main(load: Load = load_engine) -> int:
     """`python -m light_tts.frontdoor.engine_process`, with a StartSheet on standard input; returns the exit status."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a wish for a profile, until there is something to record
     sheet = read_sheet()
-    if sheet.cpus is not None:
-        bind(frozenset(sheet.cpus))
     settings = from_values(sheet.settings)
     configure_logging(settings.server.log_level, settings.server.log_format, settings.server.log_dir)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the starter decides what it means

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 
-from light_tts.cpu_affinity import bind
 from light_tts.errors import LightTTSError
 from light_tts.frontdoor.remote_app import RemoteApp
 from light_tts.frontdoor.start_sheet import from_values, read_sheet, when_starter_has_gone
@@ -19,8 +18,6 @@ EXIT_WITHOUT_ENGINE = 4
 def main() -> int:
     """`python -m light_tts.frontdoor.front_process`, with a StartSheet on standard input."""
     sheet = read_sheet()
-    if sheet.cpus is not None:
-        bind(frozenset(sheet.cpus))
     settings = from_values(sheet.settings)
     configure_logging(settings.server.log_level, settings.server.log_format, settings.server.log_dir)
     listener = socket.socket(fileno=sheet.listener_fd)

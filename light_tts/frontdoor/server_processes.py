@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from light_tts.cpu_affinity import describe, divide
+from light_tts.cpu_affinity import describe, divide, starting_on
 from light_tts.frontdoor.start_sheet import StartSheet, to_values
 from light_tts.frontdoor.unix_socket import listen_at
 from light_tts.server.health_monitor import HealthMonitor
@@ -163,16 +163,12 @@ class _Processes:
     # children
 
     def _start(self, child: _Child) -> None:
-        sheet = StartSheet(
-            self._values,
-            self._engine_path,
-            child.listener.fileno(),
-            None if child.share is None else sorted(child.share),
-        )
+        sheet = StartSheet(self._values, self._engine_path, child.listener.fileno())
         # A group of its own: an interrupt from the terminal is this process's to pass on.
-        child.process = subprocess.Popen(
-            child.command, stdin=subprocess.PIPE, pass_fds=[child.listener.fileno()], process_group=0
-        )
+        with starting_on(child.share):
+            child.process = subprocess.Popen(
+                child.command, stdin=subprocess.PIPE, pass_fds=[child.listener.fileno()], process_group=0
+            )
         assert child.process.stdin is not None
         try:
             child.process.stdin.write(sheet.to_line())

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from light_tts import __version__
+from light_tts.cpu_affinity import starting_on
 from light_tts.errors import ConfigError
 from light_tts.frontdoor.server_processes import ENGINE_COMMAND, RESTART_WINDOW_S
 from light_tts.frontdoor.start_sheet import StartSheet, to_values
@@ -89,11 +90,11 @@ class SharedEngine:
             raise OSError(f"the speech engine has been started {len(self._started_s)} times and ended each time")
         self._started_s.append(now_s)
         listener = listen_at(path)
-        cpus = None if self._cpus is None else sorted(self._cpus)
-        sheet = StartSheet(self._values, path, listener.fileno(), cpus, lock_fd, master_pid)
-        process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, pass_fds=[listener.fileno(), lock_fd], process_group=0
-        )
+        sheet = StartSheet(self._values, path, listener.fileno(), lock_fd, master_pid)
+        with starting_on(self._cpus):
+            process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, pass_fds=[listener.fileno(), lock_fd], process_group=0
+            )
         assert process.stdin is not None
         with process.stdin:
             process.stdin.write(sheet.to_line())

@@ -29,7 +29,6 @@ class StartSheet:
     settings:      of the whole server, as `to_values` gives them.
     engine_path:   of the Unix socket that front ends connect to.
     listener_fd:   an inherited listening socket: that one, or a front end's own TCP socket.
-    cpus:          processors to run on; None: as inherited.
     lock_fd:       an inherited file whose lock is held as long as this process lives; None: none.
     master_pid:    of a process to end with, once no front end is left; None: ends when standard input does.
     """
@@ -37,7 +36,6 @@ class StartSheet:
     settings: dict[str, object]
     engine_path: str
     listener_fd: int
-    cpus: list[int] | None = None
     lock_fd: int | None = None
     master_pid: int | None = None
 
