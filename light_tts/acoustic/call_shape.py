@@ -20,7 +20,7 @@ from light_tts.types import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 BACKLOG_BLOCK_S = 0.3  # the longest call of several hops, where there is more to do than time, or nobody to listen
 WORTH_WAITING = 1.05  # a longer call must do so much more per second
 HEADROOM = 1.15  # how much more is to be made than is heard: neither arrivals nor estimates are even
-DRAIN_S = 3.0  # within which what could be made already shall be
+DRAIN_CALLS = 10  # of one chunk, in whose time what could be made already shall be
 _MOST_LENGTHS = 6  # that are tried
 _MOST_CALLS = 4  # of the queue's head that are looked at
 _FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ
@@ -52,7 +52,8 @@ def shapes(
 ) -> list[Shape]:
     """Calls with at least the first `least_rows` of the queue, the shortest first.
 
-    num_urgent:  the first ones of the queue, which keep their order; others ride along, first those who fill their row.
+    num_urgent:  the first ones of the queue, which keep their order; others ride along, first those whose streams end
+                 with it, then those who fill their row.
     """
     queue = queue[: num_urgent + _MOST_CALLS * max_batch]
     found: list[Shape] = []
@@ -60,7 +61,7 @@ def shapes(
     for frames in _lengths(queue, least_rows):
         fitting = _in_turn(queue[:num_urgent], frames)
         riders = [each for each in queue[num_urgent:] if each.frames <= frames]
-        riders.sort(key=lambda each: min(each.most_frames - 1, frames - 1) // -chunk_frames)
+        riders.sort(key=lambda each: _gain(each, frames, chunk_frames), reverse=True)
         fitting = [*fitting, *riders][:max_batch]
         made = [each.within(frames)[1] - each.again_frames for each in fitting]
         played = [count if each.is_started else 0 for count, each in zip(made, fitting, strict=True)]
@@ -69,6 +70,14 @@ def shapes(
             call_s = costs.estimate_s(rows, frames)
             found.append(Shape(fitting, rows, frames, call_s, made_s[rows - 1], played_s[rows - 1]))
     return sorted(found, key=lambda shape: (shape.call_s, -shape.made_s))
+
+
+def _gain(rider: Candidate, frames: int, chunk_frames: int) -> tuple[bool, int]:
+    """What speaks for a rider in a call of so many frames: streams that end leave, others are served again and again.
+
+    Until then each keeps its states; of those that find no room for them, every hop computes all again.
+    """
+    return rider.ends_within(frames), -(-min(rider.most_frames, frames) // chunk_frames)
 
 
 def _in_turn(urgent: Sequence[Candidate], frames: int) -> list[Candidate]:
@@ -130,10 +139,13 @@ def roomiest(ways: Sequence[Shape], limit_s: float, num_urgent: int = 0) -> Shap
     return max(short, key=lambda way: (min(way.rows, num_urgent), way.made_s), default=ways[0])
 
 
-def demand(started: Sequence[Candidate], num_playing: int) -> float:
+def demand(started: Sequence[Candidate], num_playing: int, costs: CostTable) -> float:
     """Seconds of audio per second that streams need which have started: what is heard, and what waits to be made."""
+    if not started:
+        return HEADROOM * num_playing
     waiting = sum(each.most_frames - each.again_frames for each in started)
-    return HEADROOM * num_playing + waiting * _FRAME_S / DRAIN_S
+    drain_s = DRAIN_CALLS * costs.estimate_s(1, started[0].chunk_frames)
+    return HEADROOM * num_playing + waiting * _FRAME_S / drain_s
 
 
 def _is_enough(way: Shape, wanted: float) -> bool:

@@ -24,6 +24,7 @@ class Candidate(NamedTuple):
     can_grow:      waiting for tokens is worth it: the hop is smaller than it would like to be.
     hold_s:        how much longer to wait for the end of the text, whose tail would join this hop.
     is_buffered:   nobody listens until the end (not streamed).
+    ends:          with all of `more_chunks` it is the last hop of its stream, whose states are free then.
     """
 
     key: int
@@ -38,6 +39,7 @@ class Candidate(NamedTuple):
     can_grow: bool = False
     hold_s: float = 0.0
     is_buffered: bool = False
+    ends: bool = False
 
     @property
     def is_started(self) -> bool:
@@ -61,6 +63,10 @@ class Candidate(NamedTuple):
             return self.frames
         last = self.chunk_frames if self.last_frames is None else self.last_frames
         return self.frames + (self.more_chunks - 1) * self.chunk_frames + last
+
+    def ends_within(self, frames: int) -> bool:
+        """True when its stream is over after a hop of at most so many frames."""
+        return self.ends and self.most_frames <= frames
 
     def within(self, frames: int) -> tuple[int, int]:
         """(chunks, frames) of the largest hop of at most so many frames; of the smallest one when that is longer."""

@@ -72,7 +72,7 @@ def plan(
     patient = [each for each in new if each.age_s < 0.0]
     if all(each.is_buffered for each in candidates) and not num_unheard and not num_playing:
         return Plan(_serve_buffered(new, costs, max_batch))
-    wanted = demand(started, num_playing + len(started))
+    wanted = demand(started, num_playing + len(started), costs)
     slacks = slacks_s(started, costs, max_batch)
     guard_s = RESERVE_S - MARGIN_S
     if firsts:

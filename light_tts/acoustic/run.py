@@ -116,6 +116,7 @@ class _Standing(NamedTuple):
     more_chunks:   that the hop could take along; `last_frames` of the last of them.
     grows_alone:   waiting could bring it to its planned size.
     grows:         waiting could bring it to the largest one.
+    ends:          with all of them it is the last.
     """
 
     ended: bool
@@ -125,6 +126,7 @@ class _Standing(NamedTuple):
     last_frames: int | None = None
     grows_alone: bool = False
     grows: bool = False
+    ends: bool = False
 
 
 class AcousticRun:
@@ -244,6 +246,7 @@ class AcousticRun:
             can_wait and (standing.grows if is_crowded else standing.grows_alone),
             boundary_wait_s - due_s if can_wait else 0.0,
             not self.job.stream,
+            standing.ends,
         )
 
     def _finds_no_room(self) -> bool:
@@ -292,6 +295,7 @@ class AcousticRun:
             last_frames,
             grows_alone=plan.can_grow(largest),
             grows=plan.can_grow(largest, beyond_schedule=True),
+            ends=largest.is_final,
         )
 
     def hop_with(self, more_chunks: int) -> Hop:

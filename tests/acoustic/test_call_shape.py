@@ -24,6 +24,7 @@ hops = st.builds(
     can_grow=st.just(False),
     hold_s=st.just(0.0),
     is_buffered=st.just(False),
+    ends=st.booleans(),
 )
 queues = st.lists(hops, min_size=1, max_size=100, unique_by=lambda each: each.key)
 
@@ -92,6 +93,29 @@ def test_urgent_hops_go_before_long_ones():
     assert roomiest(ways, 0.0).rows == 1
 
 
+def test_streams_that_end_ride_along_before_others():
+    """Others would stay, and keep their states, however long their hops are."""
+    ending = [Candidate(key, 50, 0.0, 2.0, more_chunks=1, ends=True) for key in range(8, 12)]
+    queue = [*ready(8, more_chunks=3), *ending]
+    ways = {(way.rows, way.frames): way for way in of(queue)}
+    assert [pick.key for pick in ways[4, 100].picks] == [8, 9, 10, 11]
+    assert [pick.key for pick in ways[8, 200].picks] == [8, 9, 10, 11, 0, 1, 2, 3]
+    # One that would have to come back is no better than the others.
+    assert [pick.key for pick in ways[4, 50].picks] == [0, 1, 2, 3]
+
+
+def test_streams_that_end_do_not_pass_urgent_ones():
+    queue = [*ready(4), *(Candidate(key, 50, 0.0, 2.0, ends=True) for key in range(4, 8))]
+    [way] = [way for way in of(queue, least_rows=4, num_urgent=4) if way.rows == 4]
+    assert [pick.key for pick in way.picks] == [0, 1, 2, 3]
+
+
 def test_who_listens_and_what_waits_is_wanted():
-    assert demand([], 100) > 100
-    assert demand(ready(10, more_chunks=3), 10) > demand(ready(10), 10) > 10
+    assert demand([], 100, COSTS) > 100
+    assert demand(ready(10, more_chunks=3), 10, COSTS) > demand(ready(10), 10, COSTS) > 10
+
+
+def test_what_waits_is_wanted_sooner_where_calls_are_fast():
+    slow = CostTable((rows, 50, 1.0 + 0.01 * rows) for rows in (1, 2, 4, 8))
+    queue = ready(10, more_chunks=3)
+    assert demand(queue, 10, COSTS) > demand(queue, 10, slow) > 10

@@ -142,3 +142,28 @@ def test_a_reader_that_makes_room_while_it_is_looked_for_is_not_missed():
     run.sink = SimpleNamespace(has_room=True)
     assert run.offer(0.0, is_crowded=False) is not None
     assert not run.is_paused
+
+
+def test_a_run_says_when_its_next_hop_could_be_its_last():
+    run = open_run()
+    run.put([0] * 80)
+    serve(run, 0.0)
+    offer = run.offer(0.1, is_crowded=True)
+    assert offer is not None
+    assert not offer.ends
+    run.end(FinishReason.STOP)
+    offer = run.offer(0.1, is_crowded=True)
+    assert offer is not None
+    assert offer.ends
+    assert offer.ends_within(2 * (80 - 22))
+    assert not offer.ends_within(2 * 50)
+
+
+def test_a_long_rest_takes_more_than_one_hop():
+    run = open_run()
+    run.put([0] * 300)
+    run.end(FinishReason.STOP)
+    serve(run, 0.0)
+    offer = run.offer(0.1, is_crowded=True)
+    assert offer is not None
+    assert not offer.ends
