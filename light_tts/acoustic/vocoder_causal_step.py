@@ -83,7 +83,7 @@ class CausalStep:
         window, old_source = self._windows(source, pool.read("source", slots), pitched, generated, is_first)
         speech = CarriedTails(self._speech_tails, _unless_first(pool.read("speech_tail", slots), is_first), generated)
         post = packed.generate(mel[:, : length + self._lookahead], packed.spectra(window), speech, is_first)
-        samples = self._samples(packed.spectrum(post), speech, generated)
+        samples = self._samples(packed.spectrum(post, generated * self._rate + 1), speech)
         pool.write("mel", slots, _slice(mel, generated, self.kept_frames))
         pool.write("pitch_tail", slots, tails.packed())
         pool.write("phases", slots, _slice(phases, pitched - 1, 1)[:, 0])
@@ -115,16 +115,11 @@ class CausalStep:
         kept = generated[:, None] * self._hop + torch.arange(self._old_source, device=new.device)
         return at(places), at(kept)
 
-    def _samples(self, spectra: Tensor, tails: CarriedTails, generated: Tensor) -> Tensor:
+    def _samples(self, spectra: Tensor, tails: CarriedTails) -> Tensor:
         # The frame before the new ones is completed now; one more step is reached.
-        width = self._rate + 1
-        before = tails.tail(spectra, width, self._rate)
+        before = tails.tail(spectra, self._rate + 1, self._rate)
         assert before is not None
-        spectra = torch.cat([before, spectra], dim=1)
-        ends = width + self._rate * generated + 1
-        inside = torch.arange(spectra.shape[1], device=spectra.device) < ends[:, None]
-        spectra = torch.where(inside[:, :, None], spectra, 0.0)
-        return self._packed.overlap_add(F.pad(spectra, (0, 0, 0, 1)))
+        return self._packed.overlap_add(torch.cat([before, spectra], dim=1), after=1)
 
 
 def _unless_first(states: Tensor, is_first: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ class OverlapStep:
         padded.scatter_(1, margin + counts[:, None] + steps, reflected)
         ends = frames * rate + 1
         spectra = _until(self._packed.spectra(padded), ends)
-        spectra = _until(self._packed.spectrum(self._packed.generate(mel, spectra, around)), ends)
-        samples = self._packed.overlap_add(torch.nn.functional.pad(spectra, (0, 0, 1, 1)))
+        spectra = self._packed.spectrum(self._packed.generate(mel, spectra, around), ends)
+        samples = self._packed.overlap_add(spectra, before=1, after=1)
         fourier.correct_start(samples)
         last = counts[:, None] - fourier.hop + torch.arange(fourier.hop, device=mel.device)
         samples.scatter_(1, last, samples.gather(1, last) * fourier.last_gain)

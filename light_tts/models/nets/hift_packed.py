@@ -16,8 +16,8 @@ from torch import Tensor
 
 from light_tts.kernels.harmonic_source import SourceShape, counter_noise, harmonic_source_plain
 from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, conv_plain, snakes_plain
+from light_tts.kernels.hift_spectrum import overlap_add_plain, spectrum_plain
 from light_tts.models.nets.hift import LAST_LEAKY_SLOPE, MAX_MAGNITUDE, HiftNet
-from light_tts.models.nets.hift_istft import OVERLAP
 from light_tts.models.nets.hift_layers import Conv, ResBlock, Snake, Upsample, conv_time_major
 from light_tts.models.nets.hift_surroundings import Surroundings
 
@@ -28,6 +28,8 @@ class HiftKernels(NamedTuple):
     conv: Callable[..., tuple[Tensor | None, Tensor | None]]
     snakes: Callable[[Tensor, Tensor, Tensor, torch.dtype], Tensor]
     source: Callable[..., Tensor]
+    spectrum: Callable[[Tensor, Tensor, float], Tensor]
+    overlap_add: Callable[..., Tensor]
 
 
 def _source_plain(
@@ -42,15 +44,16 @@ def _source_plain(
     return harmonic_source_plain(f0, phases, frames, noise, shape)
 
 
-PLAIN_KERNELS = HiftKernels(conv_plain, snakes_plain, _source_plain)
+PLAIN_KERNELS = HiftKernels(conv_plain, snakes_plain, _source_plain, spectrum_plain, overlap_add_plain)
 
 
 def triton_kernels() -> HiftKernels:
     """The same for a GPU. Raises ImportError without Triton."""
     from light_tts.kernels.harmonic_source_triton import harmonic_source
     from light_tts.kernels.hift_conv_triton import conv, snakes
+    from light_tts.kernels.hift_spectrum_triton import overlap_add, spectrum
 
-    return HiftKernels(conv, snakes, harmonic_source)
+    return HiftKernels(conv, snakes, harmonic_source, spectrum, overlap_add)
 
 
 class _PackedConv(NamedTuple):
@@ -100,9 +103,9 @@ class PackedHift:
         downs = [cast(Conv, conv) for conv in generator.source_downs]
         self._downs = [(conv.weight.detach().float(), conv.bias.detach().float()) for conv in downs]
         fourier = net.fourier
-        # [hop * OVERLAP, 2K] and [OVERLAP * 2K, hop]: both transforms as products over a sliding window.
+        # [hop * OVERLAP, 2K] and [OVERLAP, 2K, hop]: both transforms are products over a sliding window.
         self._analysis = fourier.analysis[:, :, 0].permute(2, 1, 0).reshape(fourier.n_fft, -1).contiguous()
-        self._synthesis = fourier.synthesis[:, :, 0].permute(2, 1, 0).reshape(-1, fourier.hop).contiguous()
+        self._synthesis = fourier.synthesis[:, :, 0].permute(2, 1, 0).contiguous()
 
     def _pack(self, conv: Conv) -> _PackedConv:
         taps = conv.weight.detach()[:, :, 0].permute(2, 1, 0).to(self._dtype).contiguous()
@@ -148,18 +151,13 @@ class PackedHift:
         fourier = self.net.fourier
         return padded.unfold(1, fourier.n_fft, fourier.hop) @ self._analysis
 
-    def overlap_add(self, spectra: Tensor) -> Tensor:
-        """Spectra [B, T, 2K] -> the (T - 3) hops of samples that all four windows reach."""
-        steps = spectra.shape[1] - OVERLAP + 1
-        windows = torch.cat([spectra[:, tap : tap + steps] for tap in range(OVERLAP)], dim=2)
-        return (windows @ self._synthesis).flatten(1)
+    def spectrum(self, post: Tensor, ends: Tensor) -> Tensor:
+        """What `generate` returns, [B, T, 2K] -> real and imaginary parts, zeros from each row's end [B] on."""
+        return self._kernels.spectrum(post, ends, MAX_MAGNITUDE)
 
-    def spectrum(self, post: Tensor) -> Tensor:
-        """Log magnitudes and phase angles' sines [B, T, 2K] -> real and imaginary parts [B, T, 2K]."""
-        log_magnitude, phase = post.chunk(2, dim=2)
-        magnitude = log_magnitude.exp().clamp_max(MAX_MAGNITUDE)
-        angle = phase.sin()
-        return torch.cat([magnitude * angle.cos(), magnitude * angle.sin()], dim=2)
+    def overlap_add(self, spectra: Tensor, *, before: int = 0, after: int = 0) -> Tensor:
+        """Spectra [B, T, 2K] with empty steps around them -> the hops of samples that all four windows reach."""
+        return self._kernels.overlap_add(spectra, self._synthesis, before=before, after=after)
 
     def generate(self, mel: Tensor, spectra: Tensor, around: Surroundings, is_first: Tensor | None = None) -> Tensor:
         """mel [B, M + lookahead, 80], source spectra [B, 120 M + 1, 2K] -> [B, 120 M + 1, 2K] float32.
@@ -210,7 +208,7 @@ class PackedHift:
         return torch.cat([before, x], dim=1)
 
     def _source_at(self, stage: int, spectra: Tensor, around: Surroundings, rate: int, extra: int) -> Tensor:
-        """The source's spectrum brought down to a stage's rate, [B, T, C] float32."""
+        """The source's spectrum brought down to a stage's rate, [B, T, C]."""
         conv = cast(Conv, self.net.generator.source_downs[stage])
         tail = around.tail(spectra, conv.left, math.prod(self.net.generator.rates))
         x = spectra if tail is None else torch.cat([tail, spectra], dim=1)
