@@ -37,10 +37,11 @@ class Activation(NamedTuple):
 class Epilogue(NamedTuple):
     """What happens to the products of a convolution: (products + bias + residuals) * scale, then the activation.
 
-    residuals:   up to three, [B, T, out] float32.
+    residuals:   up to three, [B, T, out] of one type.
     activation:  None: only the sum is wanted.
     keeps_sum:   False: only the activated sum is wanted.
     ends:        [B] int64: sum and activation are zero from these steps on; None: nowhere.
+    sum_dtype:   of the sum that is kept; what is activated was not rounded to it.
     """
 
     residuals: tuple[Tensor, ...] = ()
@@ -48,6 +49,7 @@ class Epilogue(NamedTuple):
     activation: Activation | None = None
     keeps_sum: bool = True
     ends: Tensor | None = None
+    sum_dtype: torch.dtype = torch.float32
 
 
 def conv_plain(
@@ -55,12 +57,12 @@ def conv_plain(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Convolve x [B, T, in] along T with `left` and `right` steps of context around it.
 
-    tail:  [B, left, in] the steps before x; None: zeros. After x there are zeros.
-    Whatever the type of x and taps, sums are float32.
-    Returns (sum [B, T + left + right - (K - 1) * dilation, out] float32, activated sum), None where not wanted.
+    tail:  [B, left, in] the steps before x, of its type; None: zeros. After x there are zeros.
+    Whatever the types of x, taps and residuals, additions are float32.
+    Returns (sum [B, T + left + right - (K - 1) * dilation, out], activated sum), None where not wanted.
     """
     if tail is not None:
-        x = torch.cat([tail.to(x.dtype), x], dim=1)
+        x = torch.cat([tail, x], dim=1)
         left = 0
     x = F.pad(x, (0, 0, left, right))
     kernel = weights.taps.permute(2, 1, 0)[:, :, None]
@@ -74,7 +76,7 @@ def conv_plain(
         total = total * inside[:, :, None]
     wanted = epilogue.activation
     activated = None if wanted is None else activate_plain(total, wanted)
-    return (total if epilogue.keeps_sum else None), activated
+    return (total.to(epilogue.sum_dtype) if epilogue.keeps_sum else None), activated
 
 
 def activate_plain(total: Tensor, activation: Activation) -> Tensor:
@@ -90,6 +92,7 @@ def activate_plain(total: Tensor, activation: Activation) -> Tensor:
 
 
 def snakes_plain(x: Tensor, alphas: Tensor, inverses: Tensor, dtype: torch.dtype) -> Tensor:
-    """Several Snakes of one input: x [B, T, C] float32, alphas and inverses [n, C] -> [n, B, T, C] in `dtype`."""
+    """Several Snakes of one input: x [B, T, C], alphas and inverses [n, C] -> [n, B, T, C] in `dtype`."""
+    x = x.float()
     sine = torch.sin(x * alphas[:, None, None])
     return (x + sine * sine * inverses[:, None, None]).to(dtype)

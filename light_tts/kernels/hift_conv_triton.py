@@ -1,11 +1,13 @@
 """Implicit matrix products for the vocoder's convolutions, with sums and activation in the epilogue.
 
-Plain version: `hift_conv.py`. Importing this needs Triton. Only the numbers of channels are compiled in: lengths, taps,
-dilations and what the epilogue does are arguments, so that a dozen compiled kernels serve a whole network.
+Plain version: `hift_conv.py`. Importing this needs Triton. Only the numbers of channels and residuals are compiled in:
+lengths, taps, dilations and what the epilogue does else are arguments, so that two dozen compiled kernels serve a whole
+network.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,10 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue
+from light_tts.kernels.triton_math import sin_pi_squared
 
 _NOTHING, _KINDS = 0, {"none": 1, "leaky": 2, "snake": 3}
-_FEW_STEPS = 8192  # of all rows together: below, smaller tiles keep more multiprocessors busy
+_FEW_SUMS = 2**19  # of all rows together: below, smaller tiles keep more multiprocessors busy
+_MANY_STEPS = 2**17  # of all rows together: above, larger ones read less
 _SNAKE_BLOCK = 1024
+_PER_PI = tl.constexpr(1.0 / math.pi)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -33,43 +38,46 @@ def _products(
     dilation: tl.tensor,
     IN: tl.constexpr,
     OUT: tl.constexpr,
-    SEES_TAIL: tl.constexpr,
+    HAS_TAIL: tl.constexpr,
     PRECISION: tl.constexpr,
     STEPS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ) -> tl.tensor:
     """[STEPS, COLUMNS] sums over all taps and channels of one row."""
-    is_column = columns < OUT
+    within = tl.arange(0, DEPTH)
+    firsts = steps - left
+    values_at = source + firsts[:, None] * IN + within[None, :]
+    matrices_at = taps + within[:, None] * OUT + columns[None, :]
     products = tl.zeros((STEPS, COLUMNS), dtype=tl.float32)
     parts: tl.constexpr = (IN + DEPTH - 1) // DEPTH
     for index in range(kernel * parts):
         tap = index // parts
-        channels = index % parts * DEPTH + tl.arange(0, DEPTH)
-        is_channel = channels < IN
-        places = steps + tap * dilation - left
-        is_new = (places >= 0) & (places < num_in)
-        values = tl.load(
-            source + places[:, None] * IN + channels[None, :], mask=is_new[:, None] & is_channel[None, :], other=0.0
-        )
-        if SEES_TAIL:
-            is_old = places < 0
-            old = tl.load(
-                earlier + (places + left)[:, None] * IN + channels[None, :],
-                mask=is_old[:, None] & is_channel[None, :],
-                other=0.0,
-            )
-            values = tl.where(is_old[:, None], old.to(values.dtype), values)
-        matrix = tl.load(
-            taps + (tap * IN + channels)[:, None] * OUT + columns[None, :],
-            mask=is_channel[:, None] & is_column[None, :],
-            other=0.0,
-        )
+        start = index % parts * DEPTH
+        places = firsts + tap * dilation
+        at = values_at + (tap * dilation * IN + start)
+        is_step = places < num_in
+        if HAS_TAIL:
+            # The type of both is the same, so that one load will do.
+            old_at = earlier + (places + left)[:, None] * IN + (start + within)[None, :]
+            at = tl.where((places < 0)[:, None], old_at, at)
+        else:
+            is_step = is_step & (places >= 0)
+        wanted = is_step[:, None]
+        if IN % DEPTH != 0:
+            wanted = wanted & (start + within < IN)[None, :]
+        values = tl.load(at, mask=wanted, other=0.0)
+        matrix_at = matrices_at + (tap * IN + start) * OUT
+        if IN % DEPTH == 0 and OUT % COLUMNS == 0:
+            matrix = tl.load(matrix_at)
+        else:
+            is_inside = (start + within < IN)[:, None] & (columns < OUT)[None, :]
+            matrix = tl.load(matrix_at, mask=is_inside, other=0.0)
         products = tl.dot(values, matrix, products, input_precision=PRECISION)
     return products
 
 
-@triton.jit(do_not_specialize=["num_in", "num_out", "left", "kernel", "dilation", "residuals", "kind", "keeps_sum"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_in", "num_out", "left", "kernel", "dilation", "kind", "keeps_sum"])  # type: ignore[untyped-decorator]
 def _conv_kernel(
     x: tl.tensor,
     tail: tl.tensor,
@@ -91,11 +99,11 @@ def _conv_kernel(
     slope: tl.tensor,
     kernel: tl.tensor,
     dilation: tl.tensor,
-    residuals: tl.tensor,
     kind: tl.tensor,
     keeps_sum: tl.tensor,
     IN: tl.constexpr,
     OUT: tl.constexpr,
+    RESIDUALS: tl.constexpr,
     HAS_TAIL: tl.constexpr,
     HAS_ENDS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -109,43 +117,34 @@ def _conv_kernel(
     is_column = columns < OUT
     source = x + row * num_in * IN
     earlier = tail + row * tail_stride
-    if HAS_TAIL:
-        # Few programs see what lies before the first step; looking there costs the others more than the products.
-        if tl.program_id(0) * STEPS < left:
-            products = _products(
-                source, earlier, taps, steps, columns, num_in, left, kernel, dilation,
-                IN, OUT, True, PRECISION, STEPS, COLUMNS, DEPTH,
-            )  # fmt: skip
-        else:
-            products = _products(
-                source, earlier, taps, steps, columns, num_in, left, kernel, dilation,
-                IN, OUT, False, PRECISION, STEPS, COLUMNS, DEPTH,
-            )  # fmt: skip
-    else:
-        products = _products(
-            source, earlier, taps, steps, columns, num_in, left, kernel, dilation,
-            IN, OUT, False, PRECISION, STEPS, COLUMNS, DEPTH,
-        )  # fmt: skip
+    products = _products(
+        source, earlier, taps, steps, columns, num_in, left, kernel, dilation,
+        IN, OUT, HAS_TAIL, PRECISION, STEPS, COLUMNS, DEPTH,
+    )  # fmt: skip
     result = products + tl.load(bias + columns, mask=is_column, other=0.0)[None, :]
     places_out = row * num_out * OUT + steps[:, None] * OUT + columns[None, :]
     is_inside = (steps < num_out)[:, None] & is_column[None, :]
-    # By mask and not by branch: a compiler may move a load out of a branch, and what is not given is too short.
-    result += tl.load(residual_0 + places_out, mask=is_inside & (residuals > 0), other=0.0)
-    result += tl.load(residual_1 + places_out, mask=is_inside & (residuals > 1), other=0.0)
-    result += tl.load(residual_2 + places_out, mask=is_inside & (residuals > 2), other=0.0)
+    # Their number is compiled in: what a mask keeps away still takes registers, and with them programs at a time.
+    if RESIDUALS > 0:
+        result += tl.load(residual_0 + places_out, mask=is_inside, other=0.0).to(tl.float32)
+    if RESIDUALS > 1:
+        result += tl.load(residual_1 + places_out, mask=is_inside, other=0.0).to(tl.float32)
+    if RESIDUALS > 2:
+        result += tl.load(residual_2 + places_out, mask=is_inside, other=0.0).to(tl.float32)
     result = result * scale
     if HAS_ENDS:
         end = tl.load(ends + row)
         result = tl.where((steps < end)[:, None], result, 0.0)
-    tl.store(total + places_out, result, mask=is_inside & (keeps_sum > 0))
-    if kind == 2:
-        result = tl.where(result > 0.0, result, result * slope)
-    if kind == 3:
-        frequency = tl.load(alpha + columns, mask=is_column, other=0.0)[None, :]
-        gain = tl.load(inverse + columns, mask=is_column, other=0.0)[None, :]
-        sine = tl.sin(result * frequency)
-        result = result + sine * sine * gain
-    tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside & (kind > 0))
+    if keeps_sum > 0:
+        tl.store(total + places_out, result.to(total.dtype.element_ty), mask=is_inside)
+    if kind > 0:
+        if kind == 2:
+            result = tl.where(result > 0.0, result, result * slope)
+        if kind == 3:
+            frequency = tl.load(alpha + columns, mask=is_column, other=0.0)[None, :]
+            gain = tl.load(inverse + columns, mask=is_column, other=0.0)[None, :]
+            result = result + sin_pi_squared(result * (frequency * _PER_PI)) * gain
+        tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
@@ -161,13 +160,12 @@ def _snakes_kernel(
 ) -> None:
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     is_inside = places < count
-    values = tl.load(x + places, mask=is_inside, other=0.0)
+    values = tl.load(x + places, mask=is_inside, other=0.0).to(tl.float32)
     channels = places % CHANNELS
     for index in tl.static_range(NUMBER):
         frequency = tl.load(alphas + index * CHANNELS + channels, mask=is_inside, other=0.0)
         gain = tl.load(inverses + index * CHANNELS + channels, mask=is_inside, other=0.0)
-        sine = tl.sin(values * frequency)
-        result = values + sine * sine * gain
+        result = values + sin_pi_squared(values * (frequency * _PER_PI)) * gain
         tl.store(out + index * count + places, result.to(out.dtype.element_ty), mask=is_inside)
 
 
@@ -183,23 +181,24 @@ def conv(
     num_out = num_in + left + right - (kernel - 1) * weights.dilation
     shape = (batch, num_out, channels_out)
     assert x.is_contiguous()
-    total = torch.empty(shape, dtype=torch.float32, device=x.device) if epilogue.keeps_sum else None
+    total = torch.empty(shape, dtype=epilogue.sum_dtype, device=x.device) if epilogue.keeps_sum else None
     wanted = epilogue.activation
     activated = None if wanted is None else torch.empty(shape, dtype=wanted.dtype, device=x.device)
-    unused = weights.bias  # of the type that stands there elsewhere, so that nothing is compiled twice
-    residuals = [*epilogue.residuals, unused, unused, unused][:3]
+    # What is not there has the type that stands there elsewhere, so that nothing is compiled twice.
+    unused = weights.bias
+    residuals = [*epilogue.residuals, x, x, x][:3]
     snake = wanted if wanted is not None and wanted.kind == "snake" else Activation()
     tile = _tile(batch * num_out, channels_in, channels_out, weights.taps.element_size())
     _conv_kernel[(triton.cdiv(num_out, tile.steps), triton.cdiv(channels_out, tile.columns), batch)](
         x,
-        unused if tail is None else tail,
+        x if tail is None else tail,
         weights.taps,
         weights.bias,
         *residuals,
         unused if snake.alpha is None else snake.alpha,
         unused if snake.inverse is None else snake.inverse,
         unused if epilogue.ends is None else epilogue.ends,
-        unused if total is None else total,
+        x if total is None else total,
         x if activated is None else activated,
         num_in,
         num_out,
@@ -209,11 +208,11 @@ def conv(
         0.0 if wanted is None else wanted.slope,
         kernel,
         weights.dilation,
-        len(epilogue.residuals),
         _NOTHING if wanted is None else _KINDS[wanted.kind],
         int(epilogue.keeps_sum),
         IN=channels_in,
         OUT=channels_out,
+        RESIDUALS=len(epilogue.residuals),
         HAS_TAIL=tail is not None,
         HAS_ENDS=epilogue.ends is not None,
         PRECISION="tf32" if torch.backends.cudnn.allow_tf32 else "ieee",
@@ -249,11 +248,14 @@ def _tile(num_steps: int, channels_in: int, channels_out: int, value_bytes: int)
     """The fastest for so many steps of all rows (measured on an H100), within what every GPU has of shared memory."""
     columns = _ceiled(channels_out)
     depth = min(64 if value_bytes == 2 else 32, _ceiled(channels_in))
-    if columns <= 32:
-        return _Tile(64, columns, depth, 3)
-    if num_steps <= _FEW_STEPS or columns == 64:
-        return _Tile(32, 64, depth, 4)
-    return _Tile(64, 128, depth, 3)
+    has_few = num_steps * channels_out <= _FEW_SUMS
+    if value_bytes == 4:
+        if columns <= 32:
+            return _Tile(64, columns, depth, 3)
+        return _Tile(32, 64, depth, 4) if has_few or columns == 64 else _Tile(64, 128, depth, 3)
+    if columns <= 64:
+        return _Tile(128 if num_steps > _MANY_STEPS else 64, columns, depth, 3)
+    return _Tile(64, 64, depth, 4) if has_few else _Tile(64, 128, depth, 3)
 
 
 def _ceiled(channels: int) -> int:

@@ -34,6 +34,22 @@ def activate(x: tl.tensor, NAME: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def sin_pi_squared(x: tl.tensor) -> tl.tensor:
+    """sin(pi x)^2 of float32, |x| < 2^22, to 10^-6: it repeats after 1, so that a polynomial of what is left will do.
+
+    The library's sine reduces arguments of any size, and takes for that more registers than a matrix product does.
+    """
+    part = x - ((x + 12582912.0) - 12582912.0)  # 1.5 * 2^23: beyond it float32 has whole numbers only
+    square = part * part
+    # Minimax in part^2 up to 1/4 of sin(pi part)^2 / part^2.
+    value = 10.581298828125 * square - 29.426273345947266
+    value = value * square + 42.64342498779297
+    value = value * square - 32.46514129638672
+    value = value * square + 9.869524955749512
+    return value * square
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def begin(OVERLAPS: tl.constexpr) -> None:
     """Let the next kernel start, then wait for the one before (programmatic dependent launch, compute capability 9.0).
 

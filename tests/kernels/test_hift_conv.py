@@ -34,21 +34,24 @@ def make(case, steps, device, batch=3, dtype=torch.float32):
     if kind is not None:
         activation = Activation(kind, dtype, 0.1, alpha, 1.0 / alpha)
     epilogue = Epilogue(
-        tuple(draw(batch, steps, channels_out) for _ in range(residuals)),
+        tuple(draw(batch, steps, channels_out).to(dtype) for _ in range(residuals)),
         0.5 if residuals else 1.0,
         activation,
         keeps_sum,
         torch.tensor([steps, steps // 2, 1][:batch], device=device) if has_ends else None,
+        dtype,
     )
     # A tail inside a wider row, as states of all layers lie one after another.
     tail = draw(batch, left * channels_in + 7)[:, 5:-2].unflatten(1, (left, channels_in)) if has_tail and left else None
+    if tail is not None:
+        tail = tail.to(dtype)
     return draw(batch, steps, channels_in).to(dtype), weights, epilogue, left, right, tail
 
 
 def tolerance(device, dtype):
     if dtype is torch.float32:
         return 2e-5 if device == "cpu" else 5e-3  # tensor cores round the factors to 10 bits
-    return 2e-3  # of the activated sum and of the tail; products of float16 are exact
+    return 2e-3  # of both sums and of the tail; products of float16 are exact
 
 
 @pytest.mark.parametrize("steps", [5, 70])
@@ -72,7 +75,7 @@ def test_the_kernel_agrees_with_the_plain_version(case, steps, dtype, device):
 def test_several_snakes_agree(dtype, device):
     from light_tts.kernels.hift_conv_triton import snakes
 
-    x, alphas = torch.randn(2, 37, 48, device=device), torch.rand(3, 48, device=device) + 0.3
+    x, alphas = torch.randn(2, 37, 48, device=device).to(dtype), torch.rand(3, 48, device=device) + 0.3
     expected = snakes_plain(x, alphas, 1 / alphas, dtype)
     within = 1e-5 if dtype is torch.float32 else 2e-3
     torch.testing.assert_close(snakes(x, alphas, 1 / alphas, dtype), expected, atol=within, rtol=within)

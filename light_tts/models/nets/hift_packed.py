@@ -72,7 +72,8 @@ class _PackedBlock(NamedTuple):
 class PackedHift:
     """Pitch, source, generator and inverse transform of one loaded vocoder.
 
-    dtype:  of the generator's matrices and activations; sums are float32. float32 runs on TF32 tensor cores.
+    dtype:  of what the generator's convolutions read and write: more of their time goes into memory than into products.
+            They add in float32. float32 runs on TF32 tensor cores.
     """
 
     def __init__(self, net: HiftNet, kernels: HiftKernels, dtype: torch.dtype) -> None:
@@ -173,7 +174,7 @@ class PackedHift:
         _, activated = self._conv(self._pre, mel, around, 1, 0, Epilogue((), 1.0, leaky, False))
         for stage, up in enumerate(self._ups):
             assert activated is not None
-            x, _ = self._conv(up, activated, around, rate, 0, Epilogue())
+            x, _ = self._conv(up, activated, around, rate, 0, Epilogue(sum_dtype=self._dtype))
             assert x is not None
             activated = None  # its memory is wanted
             factor = generator.rates[stage]
@@ -214,7 +215,9 @@ class PackedHift:
         x = spectra if tail is None else torch.cat([tail, spectra], dim=1)
         y = conv_time_major(x, *self._downs[stage], conv.stride, conv.both_sides, conv.dilation)
         ends = around.ends(rate, extra)
-        return y.contiguous() if ends is None else (y * _inside(y, ends)).contiguous()
+        if ends is not None:
+            y = y * _inside(y, ends)
+        return y.to(self._dtype).contiguous()
 
     def _source_block(
         self, stage: int, source: Tensor, x: Tensor, around: Surroundings, rate: int, extra: int
@@ -222,7 +225,7 @@ class PackedHift:
         """x plus the residual block of the source."""
         block = self._source_blocks[stage]
         [first] = self._kernels.snakes(source, *self._source_firsts[stage], self._dtype)
-        total, _ = self._run_block(block, source, first, around, rate, extra, Epilogue((x,)))
+        total, _ = self._run_block(block, source, first, around, rate, extra, Epilogue((x,), sum_dtype=self._dtype))
         assert total is not None
         return total
 
@@ -235,7 +238,7 @@ class PackedHift:
         activated = self._kernels.snakes(x, *self._firsts[stage], self._dtype)
         sums: list[Tensor] = []
         for block, first in zip(blocks[:-1], activated[:-1], strict=True):
-            total, _ = self._run_block(block, x, first, around, rate, extra, Epilogue())
+            total, _ = self._run_block(block, x, first, around, rate, extra, Epilogue(sum_dtype=self._dtype))
             assert total is not None
             sums.append(total)
         last = Epilogue(tuple(sums), 1.0 / count, activation, keeps_sum=False)
@@ -262,7 +265,7 @@ class PackedHift:
             if index == pairs - 1:
                 end = last._replace(residuals=(x, *last.residuals))
                 return self._conv(block.convs[second], activated, around, rate, extra, end)
-            outer = Epilogue((x,), 1.0, block.snakes[second + 1])
+            outer = Epilogue((x,), 1.0, block.snakes[second + 1], sum_dtype=self._dtype)
             total, activated = self._conv(block.convs[second], activated, around, rate, extra, outer)
             assert total is not None
             x = total

@@ -10,9 +10,11 @@ from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _MOST_VALUES = 2**22  # that a stream carries: 165,000 in published models
+_VALUES_AT_ONCE = 16  # each layer's begin at a multiple of this, so that kernels may read as much as they can at once
 
 
 class Surroundings(Protocol):
@@ -22,7 +24,10 @@ class Surroundings(Protocol):
         """[B] int64 steps of each row at `rate` steps per frame; None when what lies behind cannot do harm."""
 
     def tail(self, x: Tensor, width: int, rate: int) -> Tensor | None:
-        """[B, width, C]: the steps before x [B, T, C], whose own last ones are remembered; None: zeros."""
+        """[B, width, C]: the steps before x [B, T, C], whose own last ones are remembered; None: zeros.
+
+        In the type of x, and as far as rows go contiguous.
+        """
 
 
 class Edges:
@@ -51,6 +56,11 @@ class TailLayer(NamedTuple):
     channels: int
     rate: int
 
+    @property
+    def num_values(self) -> int:
+        """Of the layer in a stream's vector."""
+        return -(-self.width * self.channels // _VALUES_AT_ONCE) * _VALUES_AT_ONCE
+
 
 class TailProbe:
     """Zeros before a single row; remembers which left contexts are asked for, in the order in which the layers run.
@@ -71,17 +81,17 @@ class TailProbe:
         """See Surroundings."""
         if width == 0:
             return None
-        channels = x.shape[2]
-        self.layers.append(TailLayer(width, channels, rate))
-        start, self._offset = self._offset, self._offset + width * channels
-        return self._zeros[:, start : self._offset].view(1, width, channels)
+        layer = TailLayer(width, x.shape[2], rate)
+        self.layers.append(layer)
+        start, self._offset = self._offset, self._offset + layer.num_values
+        return _layer_of(self._zeros.view(x.dtype), start, layer)
 
 
 class TailLayout:
     """Where the left contexts of all layers lie in a stream's flat vector, one after another."""
 
     def __init__(self, layers: list[TailLayer], device: torch.device) -> None:
-        sizes = torch.tensor([layer.width * layer.channels for layer in layers])
+        sizes = torch.tensor([layer.num_values for layer in layers])
         self.num_values = int(sizes.sum())
         place = torch.cat([torch.arange(size) for size in sizes.tolist()])  # within its layer
 
@@ -111,7 +121,8 @@ class CarriedTails:
     """
 
     def __init__(self, layout: TailLayout, carried: Tensor, frames: Tensor) -> None:
-        self._layout, self._carried, self._frames = layout, carried, frames
+        self._layout, self._frames = layout, frames
+        self._carried = {carried.dtype: carried}
         self._offset = 0
         self._new: list[Tensor] = []
         self._ends: dict[int, Tensor] = {}
@@ -125,13 +136,19 @@ class CarriedTails:
         """See Surroundings."""
         if width == 0:
             return None
-        batch, _, channels = x.shape
-        size = width * channels
-        before = self._carried[:, self._offset : self._offset + size].view(batch, width, channels)
-        self._offset += size
-        last = x.gather(1, self._last_places(width, rate)[:, :, None].expand(-1, -1, channels))
-        self._new.append(last.flatten(1))
-        return before
+        layer = TailLayer(width, x.shape[2], rate)
+        start, self._offset = self._offset, self._offset + layer.num_values
+        last = x.gather(1, self._last_places(width, rate)[:, :, None].expand(-1, -1, layer.channels)).flatten(1)
+        unused = layer.num_values - last.shape[1]
+        self._new.append(F.pad(last, (0, unused)) if unused else last)
+        return _layer_of(self._carried_as(x.dtype), start, layer)
+
+    def _carried_as(self, dtype: torch.dtype) -> Tensor:
+        # What a layer of another type left there had that type before: nothing is rounded.
+        known = self._carried.get(dtype)
+        if known is None:
+            known = self._carried[dtype] = self._carried[torch.float32].to(dtype)
+        return known
 
     def _last_places(self, width: int, rate: int) -> Tensor:
         """[B, width] the last steps of each row."""
@@ -149,9 +166,15 @@ class CarriedTails:
         # Short pieces leave part of the old contexts in place.
         reached = self._frames.int()[:, None] * layout.rate + layout.step
         kept = layout.first + torch.minimum(reached, layout.last) * layout.channels
-        return torch.where(reached >= layout.width, self._joined(), self._carried.gather(1, kept.long()))
+        return torch.where(reached >= layout.width, self._joined(), self._carried[torch.float32].gather(1, kept.long()))
 
     def _joined(self) -> Tensor:
         """[B, S] float32: the last steps of all layers, neighbours of one type together."""
         runs = [torch.cat(list(run), dim=1).float() for _, run in groupby(self._new, key=lambda tail: tail.dtype)]
         return torch.cat(runs, dim=1) if len(runs) > 1 else runs[0]
+
+
+def _layer_of(vectors: Tensor, start: int, layer: TailLayer) -> Tensor:
+    """[B, width, C] of one layer that begins at `start` in flat vectors [B, S]."""
+    values = vectors[:, start : start + layer.width * layer.channels]
+    return values.view(len(vectors), layer.width, layer.channels)
