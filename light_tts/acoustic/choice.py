@@ -83,8 +83,9 @@ def choose_hops(
         candidates,
         costs,
         max_batch=settings.max_batch,
-        num_unheard=num_unheard if is_idle else 0,
+        num_unheard=num_unheard,
         num_playing=num_playing,
         next_dry_s=next_dry_s,
+        is_idle=is_idle,
     )
     return [(runs[pick.key], runs[pick.key].hop_with(pick.more_chunks)) for pick in choice.picks], choice.recheck_s

@@ -26,6 +26,7 @@ FIRST_MAX_WAIT_S = 1.0  # who waited longer for first audio competes with the st
 MAX_BLOCK_S = 0.1  # a call without anyone in a hurry shall not keep a newcomer waiting longer, if it can be helped
 FREE_RIDE = 1.25  # others join an urgent call while it gets no longer than this
 OLDEST_PART = 16  # of the buffered requests, one in so many is served for its age alone
+COMPANY_S = 0.2  # so long a started stream that has time waits for somebody's first audio, to share a call with it
 MIN_COALESCE_S, MAX_COALESCE_S = 0.001, 0.003  # under load a first chunk waits for company: a tenth of its call
 WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
 MAX_FIRST_HOP_GROWTH = 3  # chunks by which load may lengthen the first hop
@@ -55,6 +56,7 @@ def plan(
     num_unheard: int = 0,
     num_playing: int = 0,
     next_dry_s: float = math.inf,
+    is_idle: bool = True,
 ) -> Plan:
     """Choose the hops that run together now. When there are candidates, something runs or `recheck_s` is given.
 
@@ -63,6 +65,7 @@ def plan(
     num_unheard:  streams that still wait for first audio, runnable or not.
     num_playing:  started streams that are not among the candidates, and not at their end.
     next_dry_s:   when the first of the listeners runs dry whose streams are not among the candidates.
+    is_idle:      nothing is being computed; otherwise first chunks have waited for each other long enough.
     """
     if not candidates:
         return Plan(())
@@ -81,9 +84,13 @@ def plan(
     if num_hurried:
         return _serve_hurried(started, num_hurried, firsts, wanted, costs, max_batch)
     spare = min([next_dry_s - MARGIN_S, *slacks])
-    wait_s = _coalescing_wait_s(firsts, costs, num_unheard)
+    wait_s = _coalescing_wait_s(firsts, costs, num_unheard) if is_idle else 0.0
     if firsts and wait_s <= 0.0:
         return _serve_firsts(firsts, started, spare, wanted, costs, max_batch)
+    if not patient and num_unheard > len(firsts) and _rides_free(started, costs):
+        company_s = min(COMPANY_S - max(each.due_s for each in started), spare - guard_s)
+        if company_s > 0.0:
+            return Plan((), min(company_s, wait_s) if firsts else company_s)
     return _serve_relaxed(started, patient, spare, guard_s, wait_s, wanted, costs, max_batch)
 
 
@@ -233,6 +240,12 @@ def _coalescing_wait_s(firsts: Sequence[Candidate], costs: CostTable, num_unhear
     window_s = costs.estimate_s(1, firsts[0].frames) / 10.0
     window_s = min(MAX_COALESCE_S, max(MIN_COALESCE_S, window_s))
     return max(0.0, window_s - max(each.due_s for each in firsts))
+
+
+def _rides_free(started: Sequence[Candidate], costs: CostTable) -> bool:
+    """True when two hops take hardly longer together than one."""
+    frames = max((each.frames for each in started), default=0)
+    return frames > 0 and costs.estimate_s(2, frames) <= FREE_RIDE * costs.estimate_s(1, frames)
 
 
 def _growing_wait_s(candidate: Candidate, slack_s: float) -> float:

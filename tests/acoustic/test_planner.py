@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from light_tts.acoustic.candidate import BUFFERED_MAX_WAIT_S, Candidate, Pick
 from light_tts.acoustic.planner import (
+    COMPANY_S,
     FIRST_MAX_WAIT_S,
     MARGIN_S,
     MAX_COALESCE_S,
@@ -126,7 +127,7 @@ def test_a_call_is_full_where_there_is_more_to_do_than_time():
     assert len(plan(late[:8], CONCAVE, max_batch=64).keys) == 8
     assert len(plan(late, CONCAVE, max_batch=64).keys) == 64
     in_time = [started(key, 0.3) for key in range(64)]
-    assert len(plan(in_time, CONCAVE, max_batch=64, num_unheard=1).keys) <= 32
+    assert 1 <= len(plan(in_time, CONCAVE, max_batch=64, num_unheard=1).keys) <= 32
 
 
 def test_as_many_ride_along_with_newcomers_as_keeps_the_crowd_playing():
@@ -184,6 +185,27 @@ def test_first_chunks_wait_for_each_other_only_when_somebody_can_come():
     assert result.recheck_s is not None
     assert MIN_COALESCE_S <= result.recheck_s <= MAX_COALESCE_S
     assert plan([fresh._replace(due_s=MAX_COALESCE_S)], GPU, max_batch=16, num_unheard=2).keys == (1,)
+
+
+def test_a_stream_that_has_time_waits_for_a_newcomer_to_share_a_call_with():
+    ready = started(1, 2.0)
+    result = plan([ready], GPU, max_batch=16, num_unheard=1)
+    assert result.keys == ()
+    assert result.recheck_s == pytest.approx(COMPANY_S)
+    assert plan([ready, new(2, 0.1)], GPU, max_batch=16, num_unheard=1).keys == (2, 1)
+    assert plan([ready], GPU, max_batch=16).keys == (1,)
+
+
+def test_nobody_waits_for_a_newcomer_for_long_or_in_vain():
+    ready = started(1, 2.0)
+    assert plan([ready._replace(due_s=COMPANY_S)], GPU, max_batch=16, num_unheard=1).keys == (1,)
+    assert plan([ready._replace(unplayed_s=RESERVE_S)], GPU, max_batch=16, num_unheard=1).keys == (1,)
+    assert plan([ready], CPU, max_batch=16, num_unheard=1).keys == (1,)
+
+
+def test_first_chunks_have_waited_for_each_other_when_the_call_before_is_launched():
+    fresh = new(1, 0.0, due_s=0.0)
+    assert plan([fresh], GPU, max_batch=16, num_unheard=2, is_idle=False).keys == (1,)
 
 
 def test_buffered_requests_come_last_until_they_have_waited_too_long():
