@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
+from light_tts.kernels.flow_conv_split_triton import can_split, split_conv
 from light_tts.kernels.triton_math import has_large_shared_memory, mish, precision_of
 
 # Up to so many rows, small tiles keep more multiprocessors busy; each group of channels has programs of its own.
@@ -150,6 +151,8 @@ def paged_conv(
     dtype: torch.dtype,
 ) -> Tensor:
     """See `paged_conv_plain`; everything contiguous, `kept` within its pages."""
+    if can_split(x, weights):
+        return split_conv(x, weights, tails, extras, dtype)
     batch, steps, channels = x.shape
     num_rows, inputs, outputs = batch * steps, channels // weights.groups, len(weights.matrix) // weights.groups
     shortcut, shortcut_matrix, shortcut_bias = (

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from light_tts.kernels.flow_linear import Activation, linear_gelu_plain
+from light_tts.kernels.flow_linear_split_triton import can_split, split_linear_residual
 from light_tts.kernels.triton_math import activate, precision_of
 
-FUSED_ROWS = 350  # with more, norm and product are two kernels: each program would normalise its rows again
+FUSED_ROWS = 256  # with more, norm and product are two kernels: each program would normalise its rows again
+_FEW_ROWS = 350  # of a product before a residual
 _NORM_ROWS = 4  # of a program of the norm by itself
 
 
@@ -47,40 +49,35 @@ def _norm_linear_kernel(
     ACTIVATION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    COLUMN_TILES: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    is_row = rows < num_rows
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    is_row, is_column = rows < num_rows, columns < OUT
     depth = tl.arange(0, DEPTH)
     is_depth = depth < IN
-    first_column = tl.program_id(1) * COLUMN_TILES * COLUMNS
-    columns = first_column + tl.arange(0, COLUMNS)
-    if COLUMN_TILES == 1:
-        # On its way while the rows are normalised.
-        is_weight = (columns[None, :] < OUT) & is_depth[:, None]
-        weights = tl.load(matrix + columns[None, :] * IN + depth[:, None], mask=is_weight, other=0.0)
-    weight = tl.load(norm_weight + depth, mask=is_depth, other=0.0)
-    shift = tl.load(norm_bias + depth, mask=is_depth, other=0.0)
+    # All loads are on their way before anything waits for one. Without the reshape below, Triton would move the weights
+    # to shared memory, and so wait for them, right where they are loaded.
     offsets = rows.to(tl.int64)[:, None] * IN + depth[None, :]
     tile = tl.load(x + offsets, mask=is_row[:, None] & is_depth[None, :], other=0.0).to(tl.float32)
+    weight = tl.load(norm_weight + depth, mask=is_depth, other=0.0)
+    shift = tl.load(norm_bias + depth, mask=is_depth, other=0.0)
+    if HAS_BIAS:
+        biases = tl.load(bias + columns, mask=is_column, other=0.0)
+    inputs = tl.arange(0, 2)[:, None, None] * (DEPTH // 2) + tl.arange(0, DEPTH // 2)[None, :, None]
+    is_weight = is_column[None, None, :] & (inputs < IN)
+    halves = tl.load(matrix + columns[None, None, :] * IN + inputs, mask=is_weight, other=0.0)
     mean = tl.sum(tile, axis=1) / IN
     centred = tl.where(is_depth[None, :], tile - mean[:, None], 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / IN + eps)
     normed = (centred * scale[:, None] * weight[None, :] + shift[None, :]).to(matrix.dtype.element_ty)
-    for _ in range(COLUMN_TILES):
-        is_column = columns < OUT
-        if COLUMN_TILES > 1:
-            is_weight = is_column[None, :] & is_depth[:, None]
-            weights = tl.load(matrix + columns[None, :] * IN + depth[:, None], mask=is_weight, other=0.0)
-        sums = tl.dot(normed, weights, input_precision=PRECISION)
-        if HAS_BIAS:
-            sums += tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
-        sums = activate(sums, ACTIVATION)
-        places = rows.to(tl.int64)[:, None] * OUT + columns[None, :]
-        tl.store(out + places, sums.to(out.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
-        columns += COLUMNS
+    sums = tl.dot(normed, tl.reshape(halves, [DEPTH, COLUMNS]), input_precision=PRECISION)
+    if HAS_BIAS:
+        sums += biases.to(tl.float32)[None, :]
+    sums = activate(sums, ACTIVATION)
+    places = rows.to(tl.int64)[:, None] * OUT + columns[None, :]
+    tl.store(out + places, sums.to(out.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
@@ -177,19 +174,17 @@ def _gated_norm_kernel(
     tl.store(out + start + places, (normed * scales + shifts).to(out.dtype.element_ty), mask=is_inside)
 
 
-def _norm_tile(num_rows: int, width: int) -> tuple[Tile, int]:
-    """Tile, and how many tiles of columns one program computes from the rows it has normalised."""
+def _norm_tile(width: int, value_bytes: int) -> Tile:
     depth = max(16, triton.next_power_of_2(width))
-    warps, columns = (8, 32) if depth > 256 else (4, 64)
-    if num_rows <= 128:
-        return Tile(16, columns, depth, warps, 2), 1
-    return Tile(32, columns, depth, warps, 2), 2
+    if value_bytes > 2:
+        return Tile(16, 16, depth, 8, 2)  # larger ones do not fit into registers
+    return Tile(16, 32, depth, 8, 2) if depth > 256 else Tile(16, 64, depth, 4, 2)
 
 
 def _residual_tile(num_rows: int, width: int, value_bytes: int) -> Tile:
     """The fastest on an H100, within what every GPU has of shared memory."""
     whole = max(16, triton.next_power_of_2(width))
-    if num_rows <= FUSED_ROWS:
+    if num_rows <= _FEW_ROWS:
         return Tile(16, 32, min(128, whole), 4, 4)
     depth = min(whole, 128 // value_bytes)
     if num_rows <= 750:
@@ -218,8 +213,8 @@ def norm_linear(
         normed = _normed(x, norm, matrix.dtype)
         return _activated_product(normed, matrix, bias, activation)
     out = torch.empty(num_rows, num_columns, dtype=matrix.dtype, device=x.device)
-    tile, column_tiles = _norm_tile(num_rows, width)
-    grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns * column_tiles))
+    tile = _norm_tile(width, matrix.element_size())
+    grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
     _norm_linear_kernel[grid](
         x,
         weight,
@@ -235,7 +230,6 @@ def norm_linear(
         ACTIVATION=activation,
         ROWS=tile.rows,
         COLUMNS=tile.columns,
-        COLUMN_TILES=column_tiles,
         DEPTH=tile.depth,
         PRECISION=precision_of(matrix.dtype),
         num_warps=tile.warps,
@@ -288,6 +282,8 @@ def linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | 
     """See `linear_residual_plain`; everything contiguous."""
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
+    if can_split(num_rows, matrix):
+        return split_linear_residual(x, matrix, bias, residual)
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
     tile = _residual_tile(num_rows, width, matrix.element_size())
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))

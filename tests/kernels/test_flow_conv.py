@@ -97,6 +97,47 @@ def test_the_kernel_agrees(device, sizes, options, dtype, tolerance, names):
     assert torch.allclose(rounded.float(), found, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("tile", [(16, 64, 3), (16, 32, 3), (32, 32, 5)], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "has_norm", "names"),
+    [
+        ((64, 48, 3), True, ("added",)),
+        ((80, 32, 3), True, ("shortcut",)),
+        ((64, 24, 4), False, ()),
+        ((32, 32, 2), False, ("residual",)),
+    ],
+    ids=["block", "uneven", "bare", "residual"],
+)
+def test_few_rows_share_their_outputs(device, monkeypatch, dtype, tolerance, tile, sizes, has_norm, names):
+    """In 16 bits, where each program computes some outputs; a tile of 16 rows lies in two of 20 frames."""
+    from light_tts.kernels import flow_conv_split_triton as split
+    from light_tts.kernels.flow_conv_triton import paged_conv
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
+    monkeypatch.setattr(split, "_tile", lambda *_: split._Tile(*tile))
+    case = Case(*sizes, has_norm=has_norm, dtype=dtype, device=device)
+    assert split.can_split(case.x, case.weights)
+    extras = ConvExtras(mish=bool(names), **{name: getattr(case, name) for name in names})
+    expected, kept = case.run(paged_conv_plain, extras, torch.float32)
+    found, found_kept = case.run(paged_conv, extras, torch.float32)
+    assert ((found - expected).norm() / expected.norm()).item() < tolerance
+    assert torch.equal(found_kept, kept)
+
+
+def test_what_cannot_be_split():
+    pytest.importorskip("triton")
+    from light_tts.kernels.flow_conv_split_triton import can_split
+
+    case = Case(64, 48, 3, dtype=torch.float16)
+    assert can_split(case.x, case.weights)
+    assert not can_split(case.x[:, :15], case.weights), "a tile would lie in three batch rows"
+    assert not can_split(case.x.repeat(4, 1, 1), case.weights), "many rows"
+    assert not can_split(case.x, Case(64, 64, 3, groups=4, dtype=torch.float16).weights)
+    assert not can_split(case.x, Case(64, 48, 3).weights), "float32"
+
+
 def test_many_rows_use_larger_tiles(device):
     from light_tts.kernels.flow_conv_triton import paged_conv
 

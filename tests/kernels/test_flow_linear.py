@@ -63,6 +63,19 @@ def test_a_product_before_a_residual(device, shape, dtype, tolerance):
         check(linear_residual(x, matrix, bias, given), expected, torch.float32, tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("shape", [(100, 1024, 40), (129, 1024, 16), (17, 1280, 33)], ids=str)
+def test_many_inputs_before_a_residual(device, shape, dtype, tolerance):
+    """Of few rows in 16 bits they are shared among warps."""
+    from light_tts.kernels.flow_linear_triton import linear_residual
+
+    skip_interpreted_bfloat16(device, dtype)
+    x, _, matrix, bias, residual = random_parts(shape, dtype, device)
+    for given in (residual, None):
+        expected = linear_residual_plain(x.to(dtype).float(), matrix.float(), bias.float(), given)
+        check(linear_residual(x.to(dtype), matrix, bias, given), expected, torch.float32, tolerance)
+
+
 @pytest.mark.parametrize("rows", [129, 351, 800, 3200])
 def test_every_tile_size_covers_its_rows(device, rows):
     from light_tts.kernels.flow_linear_triton import linear_residual, norm_linear
