@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from light_tts.kernels.kv_slots import SCALE_BYTES
 from light_tts.llm.weight_plan import MATRIX_OF_NAME, WeightFormat, WeightPlan
 from light_tts.models.checkpoint import read_shapes
 from light_tts.models.family import Shapes, family_named
@@ -36,13 +37,14 @@ _OTHER_TAILS = 1.25  # a causal vocoder's convolutions outside of its residual b
 
 @dataclass(frozen=True)
 class Precision:
-    """How the networks are kept: names of dtypes, the plan of the language model's matrices, the KV cache's numbers."""
+    """How the networks are kept: names of dtypes, the plan of the language model's matrices, the numbers of caches."""
 
     llm: str
     flow: str
     vocoder: str
     weights: WeightPlan
     kv_int8: bool = False
+    flow_states_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def sizes_of_directory(directory: ModelDirectory, precision: Precision, *, steps
         read_shapes(directory.flow_path),
         read_shapes(directory.hift_path),
         directory.backbone,
+        directory.values.flow,
         directory.values.hift,
         directory.chunk_tokens,
         precision,
@@ -100,11 +103,18 @@ def sizes_of_family(name: str, precision: Precision, *, steps: int) -> ModelSize
         published_shapes(name, "flow"),
         published_shapes(name, "hift"),
         PUBLISHED_BACKBONE,
+        values.flow,
         values.hift,
         values.chunk_tokens,
         precision,
         steps,
     )
+
+
+def _flow_heads(config: Mapping[str, Any]) -> int:
+    """Heads of an attention layer of the estimator, by either family's name."""
+    estimator = config["decoder"]["estimator"]
+    return int(estimator["heads"] if "heads" in estimator else estimator["num_heads"])
 
 
 def _sizes(
@@ -113,6 +123,7 @@ def _sizes(
     flow: Shapes,
     hift: Shapes,
     backbone: Mapping[str, Any],
+    flow_config: Mapping[str, Any],
     vocoder: Mapping[str, Any],
     chunk_tokens: int,
     precision: Precision,
@@ -128,7 +139,13 @@ def _sizes(
         flow_weights=flow_weight_bytes(flow, ITEM_BYTES[precision.flow]),
         vocoder_weights=vocoder_weight_bytes(hift, vocoder, ITEM_BYTES[precision.vocoder]),
         kv_token=len(llms) * kv_token_bytes(backbone, precision),
-        flow_page=flow_page_bytes(flow, chunk_frames, steps, ITEM_BYTES[precision.flow]),
+        flow_page=flow_page_bytes(
+            flow,
+            chunk_frames,
+            steps,
+            ITEM_BYTES[precision.flow],
+            _flow_heads(flow_config) if precision.flow_states_int8 else 0,
+        ),
         flow_page_s=chunk_frames / 50,
         vocoder_stream=vocoder_stream_bytes(vocoder),
         llm_row=(3 * inner + 6 * hidden) * ITEM_BYTES[precision.llm],
@@ -192,8 +209,11 @@ def flow_width(shapes: Shapes) -> int:
     )
 
 
-def flow_page_bytes(shapes: Shapes, chunk_frames: int, steps: int, item_bytes: int) -> int:
-    """Keys, values and convolution tails of one chunk (spec: token2wav, sections 4 and 5)."""
+def flow_page_bytes(shapes: Shapes, chunk_frames: int, steps: int, item_bytes: int, int8_heads: int = 0) -> int:
+    """Keys, values and convolution tails of one chunk (spec: token2wav, sections 4 and 5).
+
+    int8_heads:  of an attention layer of the estimator, when keys and values are kept in int8; else 0.
+    """
 
     def keys(end: str, prefix: str) -> int:
         return sum(int(shape[0]) for key, shape in shapes.items() if key.endswith(end) and key.startswith(prefix))
@@ -205,9 +225,12 @@ def flow_page_bytes(shapes: Shapes, chunk_frames: int, steps: int, item_bytes: i
     body = "linear_k.weight"
     chunk_tokens = chunk_frames // FRAMES_PER_TOKEN
     values = 2 * (chunk_tokens * keys(body, "encoder.encoders.") + chunk_frames * keys(body, "encoder.up_encoders."))
-    of_step = 2 * chunk_frames * keys("to_k.weight", "decoder.estimator.") + tails("decoder.estimator.")
-    values += tails("encoder.") + tails("pre_lookahead") + steps * _GUIDANCE_ROWS * of_step
-    return values * item_bytes
+    numbers = keys("to_k.weight", "decoder.estimator.")
+    key_bytes = numbers * item_bytes
+    if int8_heads:
+        key_bytes = numbers + SCALE_BYTES * int8_heads * numbers // flow_width(shapes)
+    of_step = 2 * chunk_frames * key_bytes + tails("decoder.estimator.") * item_bytes
+    return (values + tails("encoder.") + tails("pre_lookahead")) * item_bytes + steps * _GUIDANCE_ROWS * of_step
 
 
 def vocoder_weight_bytes(shapes: Shapes, config: Mapping[str, Any], item_bytes: int) -> int:

@@ -168,6 +168,12 @@ class AcousticSettings:
         ge=0,
     )
 
+    flow_cache_dtype: Literal["auto", "int8"] = setting(
+        "auto",
+        "on a GPU, precision of the flow's cached keys and values; auto: that of the flow; int8: half the memory, "
+        "for more streams on a small card",
+    )
+
     @property
     def least_stream_cache_mb(self) -> int:
         """The `stream_cache_mb` that was asked for, or what it is by default."""

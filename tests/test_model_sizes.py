@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,10 @@ def test_a_page_of_the_flow(layout, steps):
     shapes = {key: tuple(value.shape) for key, value in load_file(str(GOLDEN / layout / "flow.safetensors")).items()}
     pool = PagePool(tiny_flow(layout), 0, steps=steps)
     assert flow_page_bytes(shapes, 2 * CHUNK, steps, 4) == pytest.approx(pool.page_bytes, rel=0.03)
+    net = tiny_flow(layout)
+    pool = PagePool(net, 0, steps=steps, is_int8=True)
+    heads = net.estimator.attention_heads
+    assert flow_page_bytes(shapes, 2 * CHUNK, steps, 4, heads) == pytest.approx(pool.page_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -78,6 +83,9 @@ def test_the_published_models():
     one, other = (sizes_of_family(name, BFLOAT16, steps=10) for name in ("cosyvoice2", "cosyvoice3"))
     assert one.flow_page == pytest.approx(115 * MB, rel=0.02)  # of one second
     assert other.flow_page == pytest.approx(92.6 * MB, rel=0.02)
+    int8 = replace(BFLOAT16, flow_states_int8=True)
+    assert sizes_of_family("cosyvoice2", int8, steps=10).flow_page == pytest.approx(61.5 * MB, rel=0.02)
+    assert sizes_of_family("cosyvoice3", int8, steps=10).flow_page == pytest.approx(50.5 * MB, rel=0.02)
     for sizes in (one, other):
         assert sizes.flow_page_s == 1.0
         assert sizes.llm_weights == pytest.approx(1036 * MB, rel=0.01)

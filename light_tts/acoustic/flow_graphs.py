@@ -48,12 +48,15 @@ def why_not(net: FlowNet) -> str | None:
     return None
 
 
-def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int) -> FlowRunner:
+def flow_runner(
+    net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int, int8_states: bool = False
+) -> FlowRunner:
     """The fastest runner that works here; says in the log why a GPU gets the plain one.
 
     cache_bytes:  of all kept states.
     steps:        of the calls whose states may be kept, at most.
     most_graphs:  recorded calls; 0: the plain runner.
+    int8_states:  keep keys and values in int8; not where the plain runner computes.
     """
     if net.device.type != "cuda" or not most_graphs:
         return PlainRunner(net)
@@ -70,6 +73,7 @@ def flow_runner(net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int)
                 kernels=triton_kernels(),
                 most_graphs=most_graphs,
                 fuses=fuses,
+                int8_states=int8_states,
             )
             runner.record(runner.sizes(max_rows=1)[:1])
             return runner
@@ -85,6 +89,7 @@ class PagedRunner:
     steps:        evaluations that a page has room for.
     most_graphs:  recorded calls at most; 0: none is recorded.
     fuses:        compute the estimator with fused kernels where they take it; False: the network as it is.
+    int8_states:  keep the estimator's keys and values in int8.
     """
 
     def __init__(
@@ -96,8 +101,9 @@ class PagedRunner:
         kernels: FlowKernels,
         most_graphs: int,
         fuses: bool = True,
+        int8_states: bool = False,
     ) -> None:
-        self.pool = PagePool(net, cache_bytes, steps=steps)
+        self.pool = PagePool(net, cache_bytes, steps=steps, is_int8=int8_states)
         self._net, self._kernels, self._most_graphs = net, kernels, most_graphs
         reason = why_not_fused(net) if fuses else "it was asked for so"
         if reason is not None:

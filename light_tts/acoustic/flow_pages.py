@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from light_tts.acoustic.flow_states import GUIDANCE_ROWS
+from light_tts.kernels.kv_slots import slot_width
 from light_tts.models.nets.dense import Tail
 from light_tts.models.nets.flow_net import FlowNet
 
@@ -23,7 +24,8 @@ from light_tts.models.nets.flow_net import FlowNet
 class PagedLevel(NamedTuple):
     """Pages of one network: N pages of S steps, E evaluations, G guidance rows.
 
-    keys_values:  [N or N + 1, E, layers, G, S, 2 W], keys before values.
+    keys_values:  [N or N + 1, E, layers, G, S, 2 W], keys before values; or in int8 with a slot of
+                  `kernels/kv_slots.py` for each step.
     tails:        [N + 1, E, G, V], last inputs of all convolutions at the end of the chunk, one after the other.
     places:       where each convolution begins in V.
     A last page beyond the N takes what is not to be kept.
@@ -57,27 +59,40 @@ class PagePool:
 
     num_bytes:  of all pages; as many as fit are made, at once.
     steps:      evaluations that a page has room for; calls with more steps keep nothing.
+    is_int8:    keep the estimator's keys and values, nearly all of a page, in int8.
     """
 
-    def __init__(self, net: FlowNet, num_bytes: int, *, steps: int) -> None:
+    def __init__(self, net: FlowNet, num_bytes: int, *, steps: int, is_int8: bool = False) -> None:
         body, estimator = net.body.shape, net.estimator
+        num_heads = 2 * estimator.attention_heads  # of keys and values
+        step_type = torch.int8 if is_int8 else net.dtype
+        step_width = slot_width(num_heads, 2 * estimator.attention_width // num_heads, step_type)
         self.steps = steps
         self.chunk_tokens = net.chunk_tokens
 
         def levels(pages: int, device: torch.device | str) -> tuple[PagedLevel, PagedLevel, PagedLevel]:
             return (
                 _level(
-                    pages, (1, body.token_layers, 1, net.chunk_tokens, body.width), body.token_tails, net.dtype, device
-                ),
-                _level(
-                    pages, (1, body.frame_layers, 1, net.chunk_frames, body.width), body.frame_tails, net.dtype, device
+                    pages,
+                    (1, body.token_layers, 1, net.chunk_tokens, 2 * body.width),
+                    body.token_tails,
+                    net.dtype,
+                    device,
                 ),
                 _level(
                     pages,
-                    (steps, estimator.num_attention_layers, GUIDANCE_ROWS, net.chunk_frames, estimator.attention_width),
+                    (1, body.frame_layers, 1, net.chunk_frames, 2 * body.width),
+                    body.frame_tails,
+                    net.dtype,
+                    device,
+                ),
+                _level(
+                    pages,
+                    (steps, estimator.num_attention_layers, GUIDANCE_ROWS, net.chunk_frames, step_width),
                     net.estimator_tails,
                     net.dtype,
                     device,
+                    step_type,
                     has_dump=False,
                 ),
             )
@@ -116,16 +131,16 @@ def _level(
     tails: Sequence[Tail],
     dtype: torch.dtype,
     device: torch.device | str,
+    step_type: torch.dtype | None = None,
     *,
     has_dump: bool = True,
 ) -> PagedLevel:
-    evaluations, layers, rows, steps, width = sizes
+    evaluations, _, rows, _, _ = sizes
     values = [tail.num_values for tail in tails]
     # What is masked is multiplied by zero by plain operations, so it must be finite; the kernel does not read it.
     make = torch.zeros if has_dump else torch.empty
-    shape = (pages + has_dump, evaluations, layers, rows, steps, 2 * width)
     return PagedLevel(
-        make(shape, dtype=dtype, device=device),
+        make((pages + has_dump, *sizes), dtype=step_type or dtype, device=device),
         torch.zeros(pages + 1, evaluations, rows, sum(values), dtype=dtype, device=device),
         tuple(accumulate(values, initial=0))[:-1],
     )

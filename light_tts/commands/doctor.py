@@ -15,7 +15,7 @@ from light_tts.errors import ConfigError, LightTTSError
 PLANNED_SETTINGS = (
     "gpu_memory_utilization", "max_total_tokens", "max_request_tokens", "max_running", "prefill_budget_tokens",
     "kv_cache_dtype", "quant_type", "custom_cfg_path", "disable_cudagraph", "flow_graphs", "flow_steps",
-    "prompt_cache_mb", "stream_cache_mb", "llm_dtype", "flow_dtype", "vocoder_dtype",
+    "prompt_cache_mb", "stream_cache_mb", "flow_cache_dtype", "llm_dtype", "flow_dtype", "vocoder_dtype",
 )  # fmt: skip
 # Package to install -> module to import, and what does not work without it.
 _NEEDED = {

@@ -55,6 +55,7 @@ def precision_of(settings: Settings) -> Precision:
         vocoder=dtype("vocoder", model.vocoder_dtype),
         weights=plan_weights(llm),
         kv_int8=llm.kv_cache_dtype == "int8",
+        flow_states_int8=settings.acoustic.flow_cache_dtype == "int8",
     )
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from light_tts.kernels.kv_slots import from_slots, to_slots
+
 
 class FlowPages(NamedTuple):
     """Where the new steps of R sequences find their past and leave themselves. A page keeps one chunk of S steps.
@@ -58,7 +60,10 @@ def paged_chunk_attention_plain(
     """Attend from the new steps to the past and to each other, and keep the keys and values of what is to be kept.
 
     qkv:   [G * R, T, 3 W], W = heads * head width, in the order q, k, v. Row g * R + r is guidance row g of sequence r.
-    kept:  [pages, G, S, 2 W], keys before values; written where `saves` says. What nobody sees may be anything.
+    kept:  [pages, G, S, 2 W] in the type of `qkv`, keys before values; or [pages, G, S, X] int8, each step as a slot of
+           `kv_slots.py`. Written where `saves` says. What nobody sees may be anything.
+           In int8, rows whose chunks are those of the pages see all steps rounded, new ones too: whether a past was
+           kept or is computed again then makes no difference.
     rotation:  [2, R, T, head width / 2] float32: cosines and sines for the pairs of neighbours in queries and keys of
                the first head, which are kept rotated; None: nothing is rotated.
     positions: None: scores do not depend on the distance.
@@ -73,9 +78,13 @@ def paged_chunk_attention_plain(
         for start in (0, width):
             _rotate(qkv[..., start : start + width // heads], angles)
     most_past = int(pages.num_past.max()) if sequences else 0
+    slots = to_slots(qkv[..., width:].reshape(rows * steps, 2 * heads, -1), kept.dtype)
+    slots = slots.view(-1, sequences, steps, kept.shape[3])
     new = qkv[..., width:].unflatten(0, (-1, sequences))  # [G, R, T, 2W]
+    is_rounded = (pages.chunks <= page_steps)[:, None, None]
+    new = torch.where(is_rounded, _steps(slots, heads, width, qkv.dtype), new)
     table = pages.past[:, pages.past.shape[1] - most_past :].long()
-    past = kept[table].permute(2, 0, 1, 3, 4).flatten(2, 3)  # [G, R, most_past * S, 2W]
+    past = _steps(kept[table].permute(2, 0, 1, 3, 4).flatten(2, 3), heads, width, qkv.dtype)  # [G, R, past steps, 2W]
     place = torch.arange(-most_past * page_steps, steps, device=qkv.device)
     query = torch.arange(steps, device=qkv.device)
     chunks = pages.chunks[:, None]
@@ -91,8 +100,13 @@ def paged_chunk_attention_plain(
         scores = by_distance.gather(-1, distances.expand(*queries.shape[:2], -1, -1))
         mask = scores.masked_fill(~mask, float("-inf"))
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    _keep(new, kept, pages.saves)
+    _keep(slots, kept, pages.saves)
     return out.transpose(1, 2).flatten(2)
+
+
+def _steps(slots: Tensor, heads: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Slots [..., X] -> [..., 2 W]."""
+    return from_slots(slots, 2 * heads, width // heads, dtype).flatten(-2)
 
 
 def _rotate(x: Tensor, rotation: Tensor) -> None:

@@ -14,74 +14,112 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.attention_parts_triton import attend_tile, rotated, scores_by_distance
 from light_tts.kernels.flow_attention import FlowPages, RelativePositions
+from light_tts.kernels.kv_slots_triton import as_kept, round_steps, scales_of, store_scales
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
-_FEW_PROGRAMS = 32  # of 64 queries each
-_MANY_PROGRAMS = 1024
+_FEW_PROGRAMS = 16  # of 64 queries each
 _LOG2_E = 1.4426950408889634
+_MOST_REGISTERS = 128  # of a thread, so that four programs share a multiprocessor
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _attend_tile(
+def _keep(
+    own: tl.tensor,
+    kept: tl.tensor,
+    saves: tl.tensor,
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    head: tl.tensor,
+    guidance_row: tl.tensor,
+    steps: tl.tensor,
+    is_step: tl.tensor,
+    page_stride: tl.tensor,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PAGE_STEPS: tl.constexpr,
+    HAS_ROTATION: tl.constexpr,
+    IS_INT8: tl.constexpr,
+) -> None:
+    """Copy keys and values of some steps of a head to the pages that are to have them.
+
+    own: [N, D] places of the queries in memory; saves: of the sequence.
+    """
+    width: tl.constexpr = HEADS * HEAD_DIM
+    slot_width: tl.constexpr = 2 * HEADS * (HEAD_DIM + 4) if IS_INT8 else 2 * width
+    save = tl.load(saves + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
+    is_kept = save >= 0
+    key = tl.load(own + width, mask=is_kept[:, None], other=0.0)
+    value = tl.load(own + 2 * width, mask=is_kept[:, None], other=0.0)
+    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
+        if head == 0:
+            key = rotated(key, cosines, sines, steps, is_step, HEAD_DIM)
+    slots = kept + save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * slot_width
+    if IS_INT8:
+        key, key_scales = round_steps(key)
+        value, value_scales = round_steps(value)
+        store_scales(slots, key_scales, is_kept, head, 2 * HEADS, HEAD_DIM)
+        store_scales(slots, value_scales, is_kept, HEADS + head, 2 * HEADS, HEAD_DIM)
+    places = (slots + head * HEAD_DIM)[:, None] + tl.arange(0, HEAD_DIM)[None, :]
+    tl.store(places, key.to(kept.dtype.element_ty), mask=is_kept[:, None])
+    tl.store(places + width, value.to(kept.dtype.element_ty), mask=is_kept[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _attend_new(
     query: tl.tensor,
-    key: tl.tensor,
-    value: tl.tensor,
-    by_distance: tl.tensor,
-    is_visible: tl.tensor,
+    shifted: tl.tensor,
+    keys: tl.tensor,
+    table: tl.tensor,
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    head: tl.tensor,
+    first_query: tl.tensor,
+    begin: tl.tensor,
+    ends: tl.tensor,
+    last_end: tl.tensor,
     top: tl.tensor,
     total: tl.tensor,
     sums: tl.tensor,
     scale_log2: tl.tensor,
-    PRECISION: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """One tile of keys of the running softmax. key: [D, N], value: [N, D], by_distance: added to the scaled scores."""
-    scores = tl.dot(query, key, input_precision=PRECISION) * scale_log2 + by_distance
-    scores = tl.where(is_visible, scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, axis=1))
-    # A query that has seen no key yet would subtract infinity from infinity.
-    base = tl.where(new_top == float("-inf"), 0.0, new_top)
-    weights = tl.exp2(scores - base[:, None])
-    shrink = tl.exp2(top - base)
-    total = total * shrink + tl.sum(weights, axis=1)
-    sums = sums * shrink[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
-    return new_top, total, sums
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _scores_by_distance(
-    shifted: tl.tensor,
-    table: tl.tensor,
-    nearest: tl.tensor,
-    DIMS: tl.constexpr,
-    REACH: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    HAS_ROTATION: tl.constexpr,
+    IS_ROUNDED: tl.constexpr,
+    REACH: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
-) -> tl.tensor:
-    """[Q, N] scores of a tile of keys, the first query being `nearest` steps after the first key."""
-    # All distances that occur, one product, and from each row what its keys need.
-    rows = nearest - (KEYS - 1) + tl.arange(0, WINDOW) + REACH - 1
-    is_row = (rows >= 0) & (rows < 2 * REACH - 1)
-    dims = tl.arange(0, DIMS)
-    vectors = tl.load(table + rows[None, :] * DIMS + dims[:, None], mask=is_row[None, :], other=0.0)
-    scores = tl.dot(shifted, vectors, input_precision=PRECISION) * 1.4426950408889634
-    return tl.gather(scores, tl.arange(0, QUERIES)[:, None] - tl.arange(0, KEYS)[None, :] + KEYS - 1, axis=1)
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """The running softmax over the new steps from `begin` on, of which each query sees those before its end.
 
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _rotated(
-    x: tl.tensor, cosines: tl.tensor, sines: tl.tensor, steps: tl.tensor, is_step: tl.tensor, DIMS: tl.constexpr
-) -> tl.tensor:
-    """[N, D] with each pair of neighbours turned by the angle of its step."""
-    pairs = tl.arange(0, DIMS // 2)
-    places = steps[:, None] * (DIMS // 2) + pairs[None, :]
-    cosine = tl.load(cosines + places, mask=is_step[:, None], other=1.0)
-    sine = tl.load(sines + places, mask=is_step[:, None], other=0.0)
-    even, odd = tl.split(tl.reshape(x.to(tl.float32), [x.shape[0], DIMS // 2, 2]))
-    turned = tl.join(even * cosine - odd * sine, odd * cosine + even * sine)
-    return tl.reshape(turned, [x.shape[0], DIMS]).to(x.dtype)
+    keys: the first one's place in memory; IS_ROUNDED: seen as they would be found in int8.
+    """
+    width: tl.constexpr = HEADS * HEAD_DIM
+    dims = tl.arange(0, HEAD_DIM)
+    for start in range(begin, last_end, KEYS):
+        places = start + tl.arange(0, KEYS)
+        is_new = (places < last_end)[:, None]
+        found = keys + places[:, None] * (3 * width) + dims[None, :]
+        key = tl.load(found, mask=is_new, other=0.0)
+        value = tl.load(found + width, mask=is_new, other=0.0)
+        if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
+            if head == 0:
+                key = rotated(key, cosines, sines, places, places < last_end, HEAD_DIM)
+        if IS_ROUNDED:
+            key, value = as_kept(key), as_kept(value)
+        by_distance = 0.0
+        if REACH > 0:
+            by_distance = scores_by_distance(
+                shifted, table, first_query - start, HEAD_DIM, REACH, QUERIES, KEYS, WINDOW, PRECISION
+            )
+        is_visible = places[None, :] < ends[:, None]
+        top, total, sums = attend_tile(
+            query, tl.trans(key), value, by_distance, is_visible, top, total, sums, scale_log2, REACH > 0, PRECISION
+        )
+    return top, total, sums
 
 
 @triton.jit(do_not_specialize=["num_steps", "num_sequences", "saves_width"])  # type: ignore[untyped-decorator]
@@ -106,47 +144,58 @@ def _attention_kernel(
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE_STEPS: tl.constexpr,
+    PAGE_TILE: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
+    OWN: tl.constexpr,
     HAS_ROTATION: tl.constexpr,
+    IS_INT8: tl.constexpr,
     REACH: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    tile = tl.program_id(0)
+    num_tiles = tl.cdiv(num_steps, QUERIES)
+    tile = tl.program_id(0) % num_tiles
     head = tl.program_id(1)
     row = tl.program_id(2)
     sequence = row % num_sequences
     guidance_row = row // num_sequences
     width: tl.constexpr = HEADS * HEAD_DIM
-    num_past = tl.load(num_past_of + sequence)
-    length = tl.load(length_of + sequence)
-    chunk = tl.load(chunk_of + sequence)
+    slot_width: tl.constexpr = 2 * HEADS * (HEAD_DIM + 4) if IS_INT8 else 2 * width
+    new_keys: tl.constexpr = OWN if OWN > 0 else KEYS
 
     dims = tl.arange(0, HEAD_DIM)
     steps = tile * QUERIES + tl.arange(0, QUERIES)
     is_step = steps < num_steps
     row_start = row.to(tl.int64) * num_steps
     own = qkv + (row_start + steps)[:, None] * (3 * width) + head * HEAD_DIM + dims[None, :]
-    query = tl.load(own, mask=is_step[:, None], other=0.0)
     cosines = rotation + sequence * num_steps * (HEAD_DIM // 2)
     sines = cosines + num_sequences * num_steps * (HEAD_DIM // 2)
+    # What is new is kept first, since nothing here waits for it; where there are multiprocessors to spare, by others.
+    if OWN == 0 or tl.program_id(0) >= num_tiles:
+        _keep(
+            own, kept, saves + sequence * saves_width, cosines, sines, head, guidance_row, steps, is_step, page_stride,
+            HEADS, HEAD_DIM, PAGE_STEPS, HAS_ROTATION, IS_INT8,
+        )  # fmt: skip
+    if tl.program_id(0) >= num_tiles:
+        return
+
+    num_past = tl.load(num_past_of + sequence)
+    length = tl.load(length_of + sequence)
+    chunk = tl.load(chunk_of + sequence)
+    is_rounded = IS_INT8 and chunk <= PAGE_STEPS
+    keys = qkv + row_start * (3 * width) + width + head * HEAD_DIM
+    if OWN > 0:
+        # Nothing here depends on what is being loaded: one program's waits are all that a small call takes.
+        own_steps = tl.arange(0, OWN)
+        own_places = keys + own_steps[:, None] * (3 * width) + dims[None, :]
+        is_own = own_steps < num_steps
+        own_key = tl.load(own_places, mask=is_own[:, None], other=0.0)
+        own_value = tl.load(own_places + width, mask=is_own[:, None], other=0.0)
+    query = tl.load(own, mask=is_step[:, None], other=0.0)
     if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
         if head == 0:
-            query = _rotated(query, cosines, sines, steps, is_step, HEAD_DIM)
-
-    # Every tile keeps its own steps; first, since nothing waits for it.
-    save = tl.load(saves + sequence * saves_width + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
-    is_kept = (save >= 0)[:, None]
-    target = save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
-    target_places = kept + target[:, None] + dims[None, :]
-    own_key = tl.load(own + width, mask=is_kept, other=0.0)
-    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
-        if head == 0:
-            own_key = _rotated(own_key, cosines, sines, steps, is_step, HEAD_DIM)
-    tl.store(target_places, own_key, mask=is_kept)
-    tl.store(target_places + width, tl.load(own + 2 * width, mask=is_kept, other=0.0), mask=is_kept)
-
+            query = rotated(query, cosines, sines, steps, is_step, HEAD_DIM)
     shifted = query
     table += head * (2 * REACH - 1) * HEAD_DIM
     if REACH > 0:
@@ -156,46 +205,56 @@ def _attention_kernel(
     total = tl.zeros([QUERIES], tl.float32)
     sums = tl.zeros([QUERIES, HEAD_DIM], tl.float32)
 
-    past_steps = num_past * PAGE_STEPS
-    pages = past + sequence * PAST_WIDTH + PAST_WIDTH - num_past
-    for start in range(0, past_steps, KEYS):
-        places = start + tl.arange(0, KEYS)
-        is_past = places < past_steps
-        page = tl.load(pages + places // PAGE_STEPS, mask=is_past, other=0).to(tl.int64)
-        offsets = page * page_stride + (guidance_row * PAGE_STEPS + places % PAGE_STEPS) * (2 * width) + head * HEAD_DIM
-        key = tl.load(kept + offsets[None, :] + dims[:, None], mask=is_past[None, :], other=0.0)
-        value = tl.load(kept + offsets[:, None] + width + dims[None, :], mask=is_past[:, None], other=0.0)
+    # A tile of keys is whole pages, each filled up with steps that are not there, from the newest page back: where its
+    # steps lie is then nearly all known before the loop.
+    pages = past + sequence * PAST_WIDTH + PAST_WIDTH - 1
+    page_in_tile = tl.arange(0, KEYS) // PAGE_TILE
+    step_in_page = tl.arange(0, KEYS) % PAGE_TILE
+    in_page = (guidance_row * PAGE_STEPS + step_in_page) * slot_width
+    for first in range(0, num_past, KEYS // PAGE_TILE):
+        back = first + page_in_tile
+        is_past = (step_in_page < PAGE_STEPS) & (back < num_past)
+        page = tl.load(pages - tl.minimum(back, PAST_WIDTH - 1)).to(tl.int64)
+        slots = kept + page * page_stride + in_page
+        found = slots + head * HEAD_DIM
+        key = tl.load(found[None, :] + dims[:, None], mask=is_past[None, :], other=0.0)
+        value = tl.load(found[:, None] + width + dims[None, :], mask=is_past[:, None], other=0.0)
+        if IS_INT8:
+            key_scales = scales_of(slots, is_past, head, 2 * HEADS, HEAD_DIM).to(query.dtype)
+            value_scales = scales_of(slots, is_past, HEADS + head, 2 * HEADS, HEAD_DIM).to(query.dtype)
+            key = key.to(query.dtype) * key_scales[None, :]
+            value = value.to(query.dtype) * value_scales[:, None]
         by_distance = 0.0
         if REACH > 0:
-            nearest = tile * QUERIES + past_steps - start
-            by_distance = _scores_by_distance(
-                shifted, table, nearest, HEAD_DIM, REACH, QUERIES, KEYS, WINDOW, PRECISION
-            )
-        top, total, sums = _attend_tile(
-            query, key, value, by_distance, is_past[None, :], top, total, sums, scale_log2, PRECISION
+            nearest = tile * QUERIES + (first + 1) * PAGE_STEPS
+            by_distance = scores_by_distance(shifted, table, nearest, HEAD_DIM, REACH, QUERIES, KEYS, WINDOW, PRECISION)
+        top, total, sums = attend_tile(
+            query, key, value, by_distance, is_past[None, :], top, total, sums, scale_log2, REACH > 0, PRECISION
         )
 
     ends = tl.minimum(length, (steps // chunk + 1) * chunk)
     last_end = tl.minimum(length, ((tile * QUERIES + QUERIES - 1) // chunk + 1) * chunk)
-    for start in range(0, last_end, KEYS):
-        places = start + tl.arange(0, KEYS)
-        is_new = places < last_end
-        offsets = (row_start + places) * (3 * width) + width + head * HEAD_DIM
-        key = tl.load(qkv + offsets[:, None] + dims[None, :], mask=is_new[:, None], other=0.0)
-        if HAS_ROTATION:  # noqa: SIM102
+    if OWN > 0:
+        if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
             if head == 0:
-                key = _rotated(key, cosines, sines, places, is_new, HEAD_DIM)
-        key = tl.trans(key)
-        value = tl.load(qkv + offsets[:, None] + width + dims[None, :], mask=is_new[:, None], other=0.0)
-        by_distance = 0.0
-        if REACH > 0:
-            by_distance = _scores_by_distance(
-                shifted, table, tile * QUERIES - start, HEAD_DIM, REACH, QUERIES, KEYS, WINDOW, PRECISION
-            )
-        is_visible = places[None, :] < ends[:, None]
-        top, total, sums = _attend_tile(
-            query, key, value, by_distance, is_visible, top, total, sums, scale_log2, PRECISION
-        )
+                own_key = rotated(own_key, cosines, sines, own_steps, is_own, HEAD_DIM)
+        own_value = tl.where((own_steps < length)[:, None], own_value, 0.0)  # padding may be anything
+        if is_rounded:
+            own_key, own_value = as_kept(own_key), as_kept(own_value)
+        top, total, sums = attend_tile(
+            query, tl.trans(own_key), own_value, 0.0, own_steps[None, :] < ends[:, None], top, total, sums, scale_log2,
+            False, PRECISION,
+        )  # fmt: skip
+    if is_rounded:
+        top, total, sums = _attend_new(
+            query, shifted, keys, table, cosines, sines, head, tile * QUERIES, OWN, ends, last_end, top, total,
+            sums, scale_log2, HEADS, HEAD_DIM, QUERIES, new_keys, HAS_ROTATION, True, REACH, WINDOW, PRECISION,
+        )  # fmt: skip
+    else:
+        top, total, sums = _attend_new(
+            query, shifted, keys, table, cosines, sines, head, tile * QUERIES, OWN, ends, last_end, top, total,
+            sums, scale_log2, HEADS, HEAD_DIM, QUERIES, new_keys, HAS_ROTATION, False, REACH, WINDOW, PRECISION,
+        )  # fmt: skip
 
     result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     places_out = out + (row_start + steps)[:, None] * width + head * HEAD_DIM + dims[None, :]
@@ -208,23 +267,39 @@ def can_attend(head_dim: int) -> bool:
 
 
 class _Tile(NamedTuple):
-    """Queries and keys of a tile, and for how many tiles of keys loads run ahead."""
+    """Of one program.
+
+    queries, keys:  of a tile.
+    own:            new steps that are loaded before anything else, while other programs keep them; 0: none.
+    warps, stages:  its warps, and for how many tiles of keys loads run ahead.
+    registers:      that a thread may have.
+    """
 
     queries: int
     keys: int
-    stages: int
+    own: int = 0
+    warps: int = 4
+    stages: int = 2
+    registers: int | None = None
 
 
-def _tile(num_rows: int, num_steps: int, heads: int, *, has_positions: bool, has_rotation: bool) -> _Tile:
-    """Few queries and many keys while programs are too few for a device; the rest was measured on an H100."""
+def _tile(num_rows: int, num_steps: int, heads: int, page_steps: int, *, is_int8: bool, has_positions: bool) -> _Tile:
+    """Few queries and many keys while programs are too few for a device; measured on an H100."""
+    one_page = max(_LEAST_DOT_ROWS, triton.next_power_of_2(page_steps))
     programs = num_rows * heads * triton.cdiv(num_steps, 64)
-    if programs <= _FEW_PROGRAMS:
-        return _Tile(_LEAST_DOT_ROWS, 64 if has_positions else 128, 2)
-    most_queries = 32 if has_positions else 64
-    queries = min(most_queries, max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps)))
-    if has_positions or programs < _MANY_PROGRAMS:
-        return _Tile(queries, 64, 2)
-    return _Tile(queries, 64, 1) if has_rotation else _Tile(queries, 32, 3)
+    is_alone = programs <= _FEW_PROGRAMS
+    if has_positions:  # distances within a tile are those of neighbours: of one page only
+        most_queries = _LEAST_DOT_ROWS if programs <= 2 * _FEW_PROGRAMS else 32
+        return _Tile(min(most_queries, _powered(num_steps)), one_page)
+    if is_alone:
+        warps, stages = (8, 2) if is_int8 else (4, 1)
+        return _Tile(_LEAST_DOT_ROWS, max(one_page, 256), own=64, warps=warps, stages=stages)
+    queries = min(64, _powered(num_steps))
+    return _Tile(queries, max(one_page, 64), stages=1 if is_int8 else 2, registers=_MOST_REGISTERS)
+
+
+def _powered(num_steps: int) -> int:
+    return int(max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps)))
 
 
 def paged_chunk_attention(
@@ -237,11 +312,12 @@ def paged_chunk_attention(
 ) -> Tensor:
     """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages."""
     rows, steps, width3 = qkv.shape
-    width, sequences = width3 // 3, pages.past.shape[0]
-    head_dim = width // heads
+    width, sequences, page_steps = width3 // 3, pages.past.shape[0], kept.shape[2]
+    head_dim, is_int8 = width // heads, kept.dtype == torch.int8
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
-    tile = _tile(rows, steps, heads, has_positions=positions is not None, has_rotation=rotation is not None)
-    _attention_kernel[(triton.cdiv(steps, tile.queries), heads, rows)](
+    tile = _tile(rows, steps, heads, page_steps, is_int8=is_int8, has_positions=positions is not None)
+    num_tiles = triton.cdiv(steps, tile.queries)
+    _attention_kernel[(2 * num_tiles if tile.own else num_tiles, heads, rows)](
         qkv,
         kept,
         pages.past,
@@ -261,14 +337,18 @@ def paged_chunk_attention(
         PAST_WIDTH=pages.past.shape[1],
         HEADS=heads,
         HEAD_DIM=head_dim,
-        PAGE_STEPS=kept.shape[2],
+        PAGE_STEPS=page_steps,
+        PAGE_TILE=max(_LEAST_DOT_ROWS, triton.next_power_of_2(page_steps)),
         QUERIES=tile.queries,
         KEYS=tile.keys,
+        OWN=tile.own,
         HAS_ROTATION=rotation is not None,
+        IS_INT8=is_int8,
         REACH=0 if positions is None else positions.reach,
         WINDOW=triton.next_power_of_2(tile.queries + tile.keys),
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
-        num_warps=4,
+        num_warps=tile.warps,
         num_stages=tile.stages,
+        maxnreg=tile.registers,
     )
     return out

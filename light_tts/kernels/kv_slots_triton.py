@@ -9,6 +9,7 @@ from light_tts.kernels.kv_slots import LEAST_SCALE, MOST_CODE
 
 _MOST_CODE = tl.constexpr(MOST_CODE)
 _LEAST_SCALE = tl.constexpr(LEAST_SCALE)
+_ROUNDER = tl.constexpr(1.5 * 2.0**23)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -47,6 +48,35 @@ def round_pairs(
     place = (slot + HEADS * HEAD_DIM).to(tl.pointer_type(tl.float32)) + heads
     tl.store(place, scale, mask=(heads >= 0) & (heads < HEADS))
     return _codes(even, scale[:, None]), _codes(odd, scale[:, None])
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def round_steps(steps: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+    """One head of some steps [N, HEAD_DIM] -> codes and scales [N], in float32."""
+    exact = steps.to(tl.float32)
+    scales = tl.maximum(tl.max(tl.abs(exact), axis=1) / _MOST_CODE, _LEAST_SCALE)
+    # To the nearest integer: the sum has no bits for less. Several times as fast as rounding and clamping.
+    return exact * (1.0 / scales)[:, None] + _ROUNDER - _ROUNDER, scales
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def as_kept(steps: tl.tensor) -> tl.tensor:
+    """One head of some steps [N, HEAD_DIM] as it would be found again."""
+    codes, scales = round_steps(steps)
+    return codes.to(steps.dtype) * scales.to(steps.dtype)[:, None]
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def store_scales(
+    slots: tl.tensor,
+    scales: tl.tensor,
+    is_stored: tl.tensor,
+    head: tl.tensor,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+) -> None:
+    """Scales [N] of one head into slots [N], given by their places in memory."""
+    tl.store((slots + HEADS * HEAD_DIM).to(tl.pointer_type(tl.float32)) + head, scales, mask=is_stored)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

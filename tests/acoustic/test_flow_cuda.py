@@ -101,6 +101,24 @@ def stream_all(decoder: FlowDecoder, prompt: FlowPrompt, tokens: torch.Tensor, c
 
 
 @layouts
+def test_with_states_in_int8_streamed_mel_is_nearly_the_golden_one(layout: str) -> None:
+    prompt, tokens, expected = stored(layout)
+    runner = PagedRunner(
+        load(layout, "cuda"),
+        cache_bytes=1 << 28,
+        steps=10,
+        kernels=triton_kernels(),
+        most_graphs=8,
+        int8_states=True,
+    )
+    runner.warm_up(4)
+    decoder = FlowDecoder(runner._net, prompt_cache_bytes=1 << 27, stream_cache_bytes=1 << 27, runner=runner)
+    for _ in range(2):
+        for mel in stream_all(decoder, prompt, tokens, count=3):
+            assert 0.0 < (mel - expected).norm().item() < 0.005 * expected.norm().item()
+
+
+@layouts
 @runners
 def test_streamed_mel_is_the_golden_one(layout: str, kind: str) -> None:
     prompt, tokens, expected = stored(layout)

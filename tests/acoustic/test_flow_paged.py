@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+from contextlib import closing
+from functools import partial
 
 import pytest
 import torch
@@ -39,11 +41,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def paged(layout: str, num_pages: int = 60, steps: int = STEPS, *, pads: bool = False) -> PagedRunner:
+def paged(
+    layout: str, num_pages: int = 60, steps: int = STEPS, *, pads: bool = False, int8: bool = False
+) -> PagedRunner:
     """pads: with a few sizes that a GPU would have recorded; here they are computed."""
-    net = tiny_flow(layout)
-    page_bytes = PagedRunner(net, cache_bytes=0, steps=steps, kernels=plain_kernels(), most_graphs=0).pool.page_bytes
-    runner = PagedRunner(net, cache_bytes=num_pages * page_bytes, steps=steps, kernels=plain_kernels(), most_graphs=0)
+    make = partial(
+        PagedRunner, tiny_flow(layout), steps=steps, kernels=plain_kernels(), most_graphs=0, int8_states=int8
+    )
+    runner = make(cache_bytes=num_pages * make(cache_bytes=0).pool.page_bytes)
     for rows, chunks in itertools.product((1, 3), (1, 3, 6)) if pads else ():
         size = runner.size_for(rows, chunks, 9)
         runner._recorded[size] = runner.new_call(size)
@@ -85,6 +90,29 @@ def test_paged_hops_in_a_crowd_join_to_the_whole(layout: str, seed: int, num_pag
         stream.close()
     gc.collect()
     assert runner.pool.num_free == num_pages - in_prompts, "what nobody holds is free"
+
+
+@layouts
+def test_in_int8_what_was_kept_and_what_is_computed_again_are_the_same(layout: str) -> None:
+    prompt, tokens = random_prompt(12), random_tokens(30, seed=3)
+    mels: list[torch.Tensor] = []
+    kept: list[int] = []
+    for num_pages in (60, 3, 0):
+        runner = paged(layout, num_pages, int8=True)
+        decoder = new_decoder(layout, PLENTY, PLENTY, runner)
+        with closing(decoder.open(prompt, steps=STEPS)) as stream:
+            parts = []
+            for hop in grid_hops(stream, tokens, [1, 2, 1]):
+                parts.append(decoder.decode([hop])[0])
+                kept.append(stream.kept_tokens)
+            mels.append(torch.cat(parts, dim=1))
+    assert kept[1] > kept[5] > kept[9] == 0
+    exact = whole(layout, prompt, tokens)
+    rounding = (mels[0] - exact).norm().item()
+    assert 0.0 < rounding < 0.02 * exact.norm().item()
+    # A number that lies half-way between two codes becomes either, as other sums before it are rounded.
+    assert (mels[1] - mels[0]).norm().item() < 0.3 * rounding
+    assert (mels[2] - mels[0]).norm().item() < 0.3 * rounding
 
 
 @layouts

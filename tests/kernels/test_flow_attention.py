@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from light_tts.kernels.flow_attention import FlowPages, RelativePositions, paged_chunk_attention_plain
+from light_tts.kernels.kv_slots import from_slots, to_slots
 
 GUIDANCE_ROWS = 2
 
@@ -14,9 +15,11 @@ class Case:
     sequences: (pages of past, valid new steps, steps per chunk of the mask, new chunks that are kept) of each.
     """
 
-    def __init__(self, sequences, steps, *, heads=2, head_dim=16, page_steps=10, dtype=torch.float32, device="cpu"):
+    def __init__(
+        self, sequences, steps, *, heads=2, head_dim=16, page_steps=10, dtype=torch.float32, device="cpu", int8=False
+    ):
         generator = torch.Generator().manual_seed(len(sequences) + steps)
-        self.heads, self.page_steps, self.steps = heads, page_steps, steps
+        self.heads, self.head_dim, self.page_steps, self.steps = heads, head_dim, page_steps, steps
         self.sequences = sequences
         width, chunks = heads * head_dim, -(-steps // page_steps)
         used = sum(past + len(kept) for past, _, _, kept in sequences)
@@ -32,10 +35,22 @@ class Case:
                 saves[row, chunk] = order.pop(0)
         self.qkv = torch.randn(GUIDANCE_ROWS * len(sequences), steps, 3 * width, generator=generator).to(device, dtype)
         self.kept = self.kept.to(device, dtype)
+        if int8:
+            self.kept = self.slots(self.kept.nan_to_num(1e30))  # what nobody sees would show
         columns = [torch.tensor(column) for column in list(zip(*sequences, strict=True))[:3]]
         self.pages = FlowPages(
             *(x.to(device, torch.int32).contiguous() for x in (table, columns[0], columns[1], columns[2], saves))
         )
+
+    def slots(self, steps):
+        """[..., 2W] -> int8 slots."""
+        return to_slots(steps.reshape(-1, 2 * self.heads, self.head_dim), torch.int8).unflatten(0, steps.shape[:-1])
+
+    def seen(self, slots):
+        """What int8 slots stand for, [..., 2W]; anything else as it is."""
+        if slots.dtype != torch.int8:
+            return slots
+        return from_slots(slots, 2 * self.heads, self.head_dim, self.qkv.dtype).flatten(-2)
 
     def run(self, attend, rotation=None, positions=None):
         kept = self.kept.clone()
@@ -45,9 +60,13 @@ class Case:
         """Attention of each valid step alone, in float64: {(row, step): [W]}."""
         found = {}
         count, width = len(self.sequences), self.qkv.shape[2] // 3
-        qkv, kept = self.qkv.double().cpu(), self.kept.double().cpu()
+        exact, kept = self.qkv.double().cpu(), self.seen(self.kept).double().cpu()
+        rounded = exact.clone()
+        if self.kept.dtype == torch.int8:
+            rounded[..., width:] = self.seen(self.slots(self.qkv[..., width:])).double().cpu()
         for row in range(GUIDANCE_ROWS * count):
             past, length, chunk, _ = self.sequences[row % count]
+            qkv = rounded if chunk <= self.page_steps else exact
             before = kept[self.pages.past[row % count].long().cpu()[12 - past :], row // count].flatten(0, 1)
             for step in range(length):
                 end = min(length, (step // chunk + 1) * chunk)
@@ -82,7 +101,12 @@ def check(case, attend, tolerance):
         page = int(case.pages.saves[row, chunk])
         untouched[page] = False
         new = case.qkv[row :: len(case.sequences), chunk * size : (chunk + 1) * size, width:]
-        assert torch.equal(kept[page, :, : new.shape[1]], new)
+        if kept.dtype == torch.int8:
+            largest = new.unflatten(-1, (-1, case.head_dim)).abs().amax(-1, keepdim=True)
+            steps = (case.seen(kept[page, :, : new.shape[1]]) - new).unflatten(-1, (-1, case.head_dim)) / largest
+            assert steps.abs().max().item() < 0.51 / 127 + (0.0 if new.dtype == torch.float32 else 0.005)
+        else:
+            assert torch.equal(kept[page, :, : new.shape[1]], new)
     assert torch.equal(kept.cpu()[untouched].nan_to_num(7.0), case.kept.cpu()[untouched].nan_to_num(7.0))
 
 
@@ -92,6 +116,12 @@ def test_the_plain_version_is_attention(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_the_plain_version_rounds_what_it_keeps(name):
+    check(Case(*CASES[name], int8=True), paged_chunk_attention_plain, 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("int8", [False, True], ids=["as computed", "int8"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "sizes"),
     [
@@ -101,7 +131,7 @@ def test_the_plain_version_is_attention(name):
     ],
     ids=["tiny", "float32", "bfloat16"],
 )
-def test_the_kernel_agrees(device, name, dtype, tolerance, sizes):
+def test_the_kernel_agrees(device, name, dtype, tolerance, sizes, int8):
     from light_tts.kernels.flow_attention_triton import paged_chunk_attention
 
     if device == "cpu" and dtype == torch.bfloat16:
@@ -109,7 +139,9 @@ def test_the_kernel_agrees(device, name, dtype, tolerance, sizes):
     sequences, steps = CASES[name]
     scale = sizes.get("page_steps", 10) // 10
     sequences = [(past, length * scale, chunk * scale, kept) for past, length, chunk, kept in sequences]
-    check(Case(sequences, steps * scale, dtype=dtype, device=device, **sizes), paged_chunk_attention, tolerance)
+    case = Case(sequences, steps * scale, dtype=dtype, device=device, int8=int8, **sizes)
+    # A number half-way between two codes may become either.
+    check(case, paged_chunk_attention, max(tolerance, 3e-4) if int8 else tolerance)
 
 
 def turned(x, angles):
