@@ -21,7 +21,7 @@ from light_tts.kernels.triton_math import sin_pi_squared
 _NOTHING, _KINDS = 0, {"none": 1, "leaky": 2, "snake": 3}
 _FEW_SUMS = 2**19  # of all rows together: below, smaller tiles keep more multiprocessors busy
 _MANY_STEPS = 2**17  # of all rows together: above, larger ones read less
-_SNAKE_BLOCK = 1024
+_SNAKE_VALUES = 2048  # of a program
 _PER_PI = tl.constexpr(1.0 / math.pi)
 
 
@@ -147,26 +147,30 @@ def _conv_kernel(
         tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside)
 
 
-@triton.jit(do_not_specialize=["count"])  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_steps"])  # type: ignore[untyped-decorator]
 def _snakes_kernel(
     x: tl.tensor,
     alphas: tl.tensor,
     inverses: tl.tensor,
     out: tl.tensor,
-    count: tl.tensor,
+    num_steps: tl.tensor,
     CHANNELS: tl.constexpr,
     NUMBER: tl.constexpr,
-    BLOCK: tl.constexpr,
+    STEPS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ) -> None:
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    is_inside = places < count
+    steps = tl.program_id(0) * STEPS + tl.arange(0, STEPS)
+    channels = tl.arange(0, WIDTH)
+    is_channel = channels < CHANNELS
+    is_inside = (steps < num_steps)[:, None] & is_channel[None, :]
+    places = steps.to(tl.int64)[:, None] * CHANNELS + channels[None, :]
     values = tl.load(x + places, mask=is_inside, other=0.0).to(tl.float32)
-    channels = places % CHANNELS
     for index in tl.static_range(NUMBER):
-        frequency = tl.load(alphas + index * CHANNELS + channels, mask=is_inside, other=0.0)
-        gain = tl.load(inverses + index * CHANNELS + channels, mask=is_inside, other=0.0)
+        frequency = tl.load(alphas + index * CHANNELS + channels, mask=is_channel, other=0.0)[None, :]
+        gain = tl.load(inverses + index * CHANNELS + channels, mask=is_channel, other=0.0)[None, :]
         result = values + sin_pi_squared(values * (frequency * _PER_PI)) * gain
-        tl.store(out + index * count + places, result.to(out.dtype.element_ty), mask=is_inside)
+        out_at = out + index * num_steps.to(tl.int64) * CHANNELS + places
+        tl.store(out_at, result.to(out.dtype.element_ty), mask=is_inside)
 
 
 def conv(
@@ -229,8 +233,10 @@ def snakes(x: Tensor, alphas: Tensor, inverses: Tensor, dtype: torch.dtype) -> T
     """See `snakes_plain`; all inputs must be contiguous."""
     number, channels = alphas.shape
     out = torch.empty((number, *x.shape), dtype=dtype, device=x.device)
-    _snakes_kernel[(triton.cdiv(x.numel(), _SNAKE_BLOCK),)](
-        x, alphas, inverses, out, x.numel(), CHANNELS=channels, NUMBER=number, BLOCK=_SNAKE_BLOCK
+    num_steps, width = x.numel() // channels, triton.next_power_of_2(channels)
+    steps = max(1, _SNAKE_VALUES // width)
+    _snakes_kernel[(triton.cdiv(num_steps, steps),)](
+        x, alphas, inverses, out, num_steps, CHANNELS=channels, NUMBER=number, STEPS=steps, WIDTH=width
     )
     return out
 
