@@ -18,7 +18,7 @@ from light_tts.kernels.harmonic_source import SourceShape, counter_noise, harmon
 from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, conv_plain, snakes_plain
 from light_tts.kernels.hift_spectrum import overlap_add_plain, spectrum_plain
 from light_tts.models.nets.hift import LAST_LEAKY_SLOPE, MAX_MAGNITUDE, HiftNet
-from light_tts.models.nets.hift_layers import Conv, ResBlock, Snake, Upsample, conv_time_major
+from light_tts.models.nets.hift_layers import Conv, ResBlock, Snake, Upsample
 from light_tts.models.nets.hift_surroundings import Surroundings
 
 
@@ -97,12 +97,10 @@ class PackedHift:
         self._ups = [self._pack(cast(Upsample, up).conv) for up in generator.ups]
         self._source_blocks = [self._pack_block(cast(ResBlock, block)) for block in generator.source_resblocks]
         self._blocks = [self._pack_block(cast(ResBlock, block)) for block in generator.resblocks]
-        self._source_firsts = [_first_snakes([block]) for block in self._source_blocks]
         count = generator.blocks_per_stage
         self._firsts = [_first_snakes(self._blocks[k : k + count]) for k in range(0, len(self._blocks), count)]
         self._post = self._pack(generator.conv_post)
-        downs = [cast(Conv, conv) for conv in generator.source_downs]
-        self._downs = [(conv.weight.detach().float(), conv.bias.detach().float()) for conv in downs]
+        self._downs = [self._pack_down(cast(Conv, conv)) for conv in generator.source_downs]
         fourier = net.fourier
         # [hop * OVERLAP, 2K] and [OVERLAP, 2K, hop]: both transforms are products over a sliding window.
         self._analysis = fourier.analysis[:, :, 0].permute(2, 1, 0).reshape(fourier.n_fft, -1).contiguous()
@@ -112,6 +110,12 @@ class PackedHift:
         taps = conv.weight.detach()[:, :, 0].permute(2, 1, 0).to(self._dtype).contiguous()
         weights = ConvWeights(taps, conv.bias.detach().float(), conv.dilation)
         return _PackedConv(weights, conv.left or conv.both_sides, conv.both_sides)
+
+    def _pack_down(self, conv: Conv) -> ConvWeights:
+        """A convolution with stride as one over blocks of that many steps, [kernel / stride, block, out]."""
+        taps = F.pad(conv.weight.detach()[:, :, 0].permute(2, 1, 0), (0, 0, 0, _padding_of(conv.weight.shape[1])))
+        taps = taps.unflatten(0, (-1, conv.stride)).flatten(1, 2)
+        return ConvWeights(taps.to(self._dtype).contiguous(), conv.bias.detach().float())
 
     def _pack_block(self, block: ResBlock) -> _PackedBlock:
         convs: list[_PackedConv] = []
@@ -183,7 +187,7 @@ class PackedHift:
             extra = 0
             if rate == last_rate:
                 x, extra = self._shift_one_step(x, around, rate, is_first), 1
-            x = self._source_block(stage, self._source_at(stage, spectra, around, rate, extra), x, around, rate, extra)
+            x = self._source_block(stage, spectra, x, around, rate, extra)
             is_last = stage == len(self._ups) - 1
             leaky = Activation("leaky", self._dtype, LAST_LEAKY_SLOPE if is_last else slope)
             activated = self._mean_of_blocks(stage, x, around, rate, extra, leaky)
@@ -208,24 +212,35 @@ class PackedHift:
             before = torch.where(is_first[:, None, None], x[:, 1:2], before)
         return torch.cat([before, x], dim=1)
 
-    def _source_at(self, stage: int, spectra: Tensor, around: Surroundings, rate: int, extra: int) -> Tensor:
-        """The source's spectrum brought down to a stage's rate, [B, T, C]."""
+    def _source_at(
+        self, stage: int, spectra: Tensor, around: Surroundings, rate: int, extra: int
+    ) -> tuple[Tensor, Tensor]:
+        """The source's spectrum brought down to a stage's rate, [B, T, C], and the same activated."""
         conv = cast(Conv, self.net.generator.source_downs[stage])
         tail = around.tail(spectra, conv.left, math.prod(self.net.generator.rates))
-        x = spectra if tail is None else torch.cat([tail, spectra], dim=1)
-        y = conv_time_major(x, *self._downs[stage], conv.stride, conv.both_sides, conv.dilation)
-        ends = around.ends(rate, extra)
-        if ends is not None:
-            y = y * _inside(y, ends)
-        return y.to(self._dtype).contiguous()
+        before = conv.left or conv.both_sides
+        batch, num_steps, channels = spectra.shape
+        steps = spectra.new_zeros(
+            batch, before + num_steps + conv.both_sides, channels + _padding_of(channels), dtype=self._dtype
+        )
+        steps[:, before : before + num_steps, :channels] = spectra
+        if tail is not None:
+            steps[:, :before, :channels] = tail
+        blocks = steps.unflatten(1, (-1, conv.stride)).flatten(2)
+        first = self._source_blocks[stage].snakes[0]
+        epilogue = Epilogue((), 1.0, first, ends=around.ends(rate, extra), sum_dtype=self._dtype)
+        total, activated = self._kernels.conv(blocks, self._downs[stage], epilogue)
+        assert total is not None
+        assert activated is not None
+        return total, activated
 
     def _source_block(
-        self, stage: int, source: Tensor, x: Tensor, around: Surroundings, rate: int, extra: int
+        self, stage: int, spectra: Tensor, x: Tensor, around: Surroundings, rate: int, extra: int
     ) -> Tensor:
         """x plus the residual block of the source."""
-        block = self._source_blocks[stage]
-        [first] = self._kernels.snakes(source, *self._source_firsts[stage], self._dtype)
-        total, _ = self._run_block(block, source, first, around, rate, extra, Epilogue((x,), sum_dtype=self._dtype))
+        source, activated = self._source_at(stage, spectra, around, rate, extra)
+        last = Epilogue((x,), sum_dtype=self._dtype)
+        total, _ = self._run_block(self._source_blocks[stage], source, activated, around, rate, extra, last)
         assert total is not None
         return total
 
@@ -277,6 +292,11 @@ def _first_snakes(blocks: Sequence[_PackedBlock]) -> tuple[Tensor, Tensor]:
     firsts = [block.snakes[0] for block in blocks]
     alphas = torch.stack([cast(Tensor, snake.alpha) for snake in firsts])
     return alphas, torch.stack([cast(Tensor, snake.inverse) for snake in firsts])
+
+
+def _padding_of(channels: int) -> int:
+    """How many channels are missing to a multiple of eight: of half precision, as many as are read at once."""
+    return -channels % 8
 
 
 def _unfolded(conv: Conv) -> tuple[Tensor, Tensor, int, int]:
