@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -64,7 +64,9 @@ WORDS = [
 ALONE = 6  # recorded sizes of flow calls: a stream by itself needs no others
 
 
-def settings_for(model_dir: Path, first_hop_tokens: int, *, is_first: bool) -> Settings:
+def settings_for(
+    model_dir: Path, first_hop_tokens: int, *, is_first: bool, whole_answer_mask: Literal["full", "chunk"] = "full"
+) -> Settings:
     return Settings(
         model=ModelSettings(model_dir=model_dir, device="cuda"),
         llm=LLMSettings(max_running=512, max_total_tokens=262144, graph_max_batch_size=256),
@@ -74,6 +76,7 @@ def settings_for(model_dir: Path, first_hop_tokens: int, *, is_first: bool) -> S
             prompt_cache_mb=4096,
             stream_cache_mb=57344,
             flow_graphs=AcousticSettings().flow_graphs if is_first else ALONE,
+            whole_answer_mask=whole_answer_mask,
         ),
         engine=EngineSettings(max_concurrent_requests=4096),
     )
@@ -146,13 +149,19 @@ def main() -> None:
     parser.add_argument("--listeners", type=int, nargs="*", default=[150, 400])
     parser.add_argument("--offline", type=int, nargs="*", default=[128], help="requests at once")
     parser.add_argument("--one-second", type=float, nargs="*", default=[120.0, 300.0], help="texts per second")
+    parser.add_argument(
+        "--whole-answer-mask", choices=["full", "chunk"], default="full", help="of what is not streamed"
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "runs": {}}
     for first_hop in arguments.first_hop:
         start_s, is_first = time.perf_counter(), first_hop == arguments.first_hop[0]
-        with TTSEngine.load(settings_for(arguments.model_dir, first_hop, is_first=is_first)) as engine:
+        settings = settings_for(
+            arguments.model_dir, first_hop, is_first=is_first, whole_answer_mask=arguments.whole_answer_mask
+        )
+        with TTSEngine.load(settings) as engine:
             loaded_s = time.perf_counter() - start_s
             engine.warm_up()
             warm_s = time.perf_counter() - start_s

@@ -25,7 +25,7 @@ import score  # noqa: E402
 from light_tts.assets import builtin_model_dir  # noqa: E402
 from light_tts.bench.machine import describe_machine  # noqa: E402
 from light_tts.engine import TTSEngine  # noqa: E402
-from light_tts.settings import Settings  # noqa: E402
+from light_tts.settings import AcousticSettings, Settings  # noqa: E402
 from light_tts.types import SAMPLE_RATE_HZ, ReferenceAudio, SynthesisRequest  # noqa: E402
 
 VOICE_OF = {"en": "en_female", "zh": "zh_female"}
@@ -36,7 +36,8 @@ def main() -> None:
     rows = [json.loads(line) for line in (ROOT / "tests/assets/eval/sentences.jsonl").read_text().splitlines()]
     recogniser = score.Recogniser(builtin_model_dir())
     runs = []
-    with TTSEngine.load(Settings()) as engine:
+    settings = Settings(acoustic=AcousticSettings(whole_answer_mask=arguments.whole_answer_mask))
+    with TTSEngine.load(settings) as engine:
         engine.warm_up()
         for seed in arguments.seeds:
             for stream in [True, False] if arguments.both else [arguments.stream]:
@@ -116,6 +117,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--both", action="store_true", help="streaming and not")
     parser.add_argument("--kind", choices=["zero-shot", "named"], default="zero-shot")
+    parser.add_argument("--whole-answer-mask", choices=["full", "chunk"], default="full")
     parser.add_argument("--every", type=int, default=1, help="take every n-th sentence only")
     parser.add_argument("-o", "--output")
     return parser.parse_args()

@@ -157,6 +157,11 @@ class AcousticSettings:
         "chunk",
         "attention mask of a stream's last chunk; full is the reference's and computes the whole utterance again",
     )
+    whole_answer_mask: Literal["full", "chunk"] = setting(
+        "full",
+        "attention mask of what is not streamed; full is the reference's and computes the voice's prompt each time, "
+        "chunk is that of streams and builds on what is cached of it: more short texts per second",
+    )
     crossfade: Literal["unity", "reference"] = setting(
         "unity", "cross-fade window between chunks: sums to one, or the reference's (sums to 1.08)"
     )

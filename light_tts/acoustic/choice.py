@@ -31,7 +31,7 @@ def hop_plan_for(
     """
     prompt_tokens = int(job.prompt.tokens.shape[0])
     if not job.stream:
-        return HopPlan.offline(prompt_tokens)
+        return HopPlan.offline(prompt_tokens, full_mask=settings.whole_answer_mask == "full")
     first_hop_tokens = settings.first_hop
     if settings.prompt_alignment == "exact":
         # The reference's first hop is a whole chunk and what the prompt's last one lacks.

@@ -71,10 +71,13 @@ class HopPlan:
         self._is_finished = False
 
     @classmethod
-    def offline(cls, prompt_tokens: int = 0) -> HopPlan:
-        """One call with everything, under the full mask, when all tokens are there; the same for every prompt."""
+    def offline(cls, prompt_tokens: int = 0, *, full_mask: bool = True) -> HopPlan:
+        """One call with everything when all tokens are there; the same for every prompt.
+
+        full_mask:  as the reference; False: the mask of streams, under which the states of a voice may be used.
+        """
         _require(prompt_tokens >= 0, f"a prompt cannot have {prompt_tokens} tokens")
-        return cls(iter(()), 0, full_final_mask=True)
+        return cls(iter(()), 0, full_final_mask=full_mask)
 
     @classmethod
     def streaming(

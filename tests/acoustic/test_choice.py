@@ -21,10 +21,10 @@ class Ears:
     has_room = True
 
 
-def open_run(settings, key=0, num_streams=1, prompt_tokens=None):
+def open_run(settings, key=0, num_streams=1, prompt_tokens=None, stream=True):
     if prompt_tokens is None:
         prompt_tokens = 100 - settings.first_hop % 25  # as voices are aligned
-    job = AcousticJob(SimpleNamespace(tokens=np.zeros(prompt_tokens)), seed=0, flow_steps=10)
+    job = AcousticJob(SimpleNamespace(tokens=np.zeros(prompt_tokens)), seed=0, flow_steps=10, stream=stream)
     plan = hop_plan_for(job, settings, COSTS, num_streams=num_streams, chunk_tokens=25, lookahead_tokens=3)
     flow = SimpleNamespace(kept_tokens=10**9)
     return AcousticRun(key, job, Ears(), plan, flow, None, threading.Condition(), opened_s=0.0)
@@ -51,6 +51,14 @@ def play(settings, num_tokens, others=()):
         chunks.append(hop.hop_tokens)
         at_s.append(now_s)
     return chunks, at_s
+
+
+@pytest.mark.parametrize(("mask", "is_full"), [("full", True), ("chunk", False)])
+def test_a_whole_answer_is_one_hop_under_the_mask_of_the_settings(mask, is_full):
+    run = open_run(AcousticSettings(whole_answer_mask=mask), stream=False)
+    hop = run.plan.next_hop(60, ended=True)
+    assert (hop.visible_tokens, hop.is_final, hop.full_mask) == (60, True, is_full)
+    assert run.frames_of(hop) == 2 * (60 + (78 if is_full else 0))
 
 
 def test_larger_chunks_are_fewer_and_come_later():

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -304,6 +304,21 @@ def test_every_length_has_its_samples(layout: str, num_tokens: int, stream: bool
         feed(run, tokens_of(num_tokens, 1))
         assert ear.audio().size == num_tokens * SAMPLES_PER_TOKEN
         assert ear.reason is FinishReason.STOP
+
+
+@layouts
+def test_a_whole_answer_under_the_mask_of_streams_is_what_a_stream_says(layout: str) -> None:
+    streamed = Speech(prompt_tokens=53, num_tokens=66, seed=3)
+    job = replace(streamed.job(), stream=False)
+    with decoding(layout, whole_answer_mask="chunk") as decoder:
+        for _ in range(2):  # the second time the voice's states are there
+            ear = Ear()
+            run = decoder.open(job, ear)
+            feed(run, streamed.tokens())
+            spoken = heard(decoder, run, ear)
+            assert spoken.mel.shape == alone(layout, streamed).mel.shape
+            assert float((spoken.mel - alone(layout, streamed).mel).abs().max()) < MEL_TOLERANCE
+        assert decoder.flow.prompts.num_tokens(run.flow.prompt_key) > 0
 
 
 # invariant 3: nothing leaks
