@@ -23,9 +23,9 @@ class CausalRows:
 
     num_integers = NUM_INTEGERS
     padding = (1, 1, 0, 1)  # a row that only fills a batch, after its slot
-    # A first piece has 27 frames or more; whole chunks of 50 come with 7 that waited. More mel than the longest is
-    # decoded in several calls.
-    ladder = SizeLadder((32, 48, 64, 88, 112, 160, 208, 256, 320, 384, 512))
+    # A first piece has 27 frames or more, most have 44; whole chunks of 50 come with 7 that waited. More mel than the
+    # longest is decoded in several calls.
+    ladder = SizeLadder((32, 44, 57, 82, 107, 157, 207, 256, 320, 384, 512))
 
     def __init__(self, packed: PackedHift) -> None:
         self._net = packed.net

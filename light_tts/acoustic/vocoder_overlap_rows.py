@@ -23,9 +23,9 @@ class OverlapRows:
 
     num_integers = NUM_INTEGERS
     padding = (OVERLAP_FRAMES, 0, 1)  # a row that only fills a batch, after its slot
-    # Pieces of a stream have 16 to 58 frames, with the eight that are faded; the rest is for whole utterances, which
-    # must not be cut.
-    ladder = SizeLadder((32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096))
+    # Pieces of a stream have 16 to 58 frames, with the eight that are faded: most first ones 44, most others 58. The
+    # rest is for whole utterances, which must not be cut.
+    ladder = SizeLadder((32, 44, 58, 86, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096))
 
     def __init__(self, packed: PackedHift, crossfade: Crossfade) -> None:
         self.step = OverlapStep(packed, crossfade)
