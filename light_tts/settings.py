@@ -134,7 +134,13 @@ class AcousticSettings:
         ge=MIN_FIRST_HOP_TOKENS,
         le=100,
     )
-    max_hop_tokens: int = setting(100, "largest streamed chunk in speech tokens", ge=25, le=1000)
+    max_hop_tokens: int = setting(
+        100,
+        "largest streamed chunk in speech tokens; where the states of a stream found no room, as many as are computed "
+        "again with it",
+        ge=25,
+        le=1000,
+    )
     token_hop_len: int | None = setting(
         None,
         "speech tokens of every streamed chunk, the first one too; the flow's own grid stays at 25; "

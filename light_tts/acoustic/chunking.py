@@ -47,6 +47,9 @@ class HopPlan:
     `next_hop` says what can run now on the fixed schedule; `smallest_hop`, `more_chunks` and `grown` are for a planner
     that sizes hops by the clock. None of them changes anything; `advance` takes note that a hop has run. Made by
     `streaming` or `offline`.
+
+    again_tokens:  that the next hop computes besides its own, set by whoever knows. It may be as long as they are,
+                   beyond the largest hop: so a stream without states does about twice the work, however long it gets.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class HopPlan:
         self._full_final_mask = full_final_mask
         self._offset_tokens = 0
         self._is_finished = False
+        self.again_tokens = 0
 
     @classmethod
     def offline(cls, prompt_tokens: int = 0, *, full_mask: bool = True) -> HopPlan:
@@ -177,18 +181,22 @@ class HopPlan:
         if hop is None:
             return self.tokens_needed
         hop_tokens = hop.hop_tokens + (self._whole_chunks(hop, available_tokens) + 1) * self.chunk_tokens
-        if self._full_final_mask or hop_tokens > self._max_hop_tokens:
+        if self._full_final_mask or hop_tokens > self._most_tokens:
             return None
         return hop.offset_tokens + hop_tokens + self._lookahead_tokens
 
     def _whole_chunks(self, hop: Hop, available_tokens: int) -> int:
-        room = min(available_tokens - hop.visible_tokens, self._max_hop_tokens - hop.hop_tokens)
+        room = min(available_tokens - hop.visible_tokens, self._most_tokens - hop.hop_tokens)
         return max(0, room // self.chunk_tokens)
 
     def can_grow(self, hop: Hop, *, beyond_schedule: bool = False) -> bool:
         """True when waiting for tokens could bring this hop to its planned size, or to the largest one."""
-        wanted = self._max_hop_tokens if beyond_schedule else min(self._hop_tokens or 0, self._max_hop_tokens)
+        wanted = self._most_tokens if beyond_schedule else min(self._hop_tokens or 0, self._max_hop_tokens)
         return not hop.is_final and not self._full_final_mask and hop.hop_tokens + self.chunk_tokens <= wanted
+
+    @property
+    def _most_tokens(self) -> int:
+        return max(self._max_hop_tokens, self.again_tokens)
 
     @property
     def _smallest_tokens(self) -> int | None:
@@ -214,6 +222,7 @@ class HopPlan:
         assert not self._is_finished, "the final hop has run"
         assert hop.offset_tokens == self._offset_tokens, "hops run once, in order"
         self._offset_tokens += hop.hop_tokens
+        self.again_tokens = 0
         self._is_finished = hop.is_final
         if self._even_hop_tokens is None:
             self._hop_tokens = next(self._hop_sizes, None)

@@ -281,6 +281,8 @@ class AcousticRun:
         hop = plan.smallest_hop(available, ended)
         if hop is None:
             return _Standing(ended)
+        if hop.offset_tokens:
+            plan.again_tokens = self._again_tokens(hop)
         chunks = plan.more_chunks(hop, available, ended=ended)
         largest = plan.grown(hop, chunks, available, ended=ended)
         last_frames = None
@@ -307,10 +309,12 @@ class AcousticRun:
 
     def frames_of(self, hop: Hop) -> int:
         """Mel frames that the flow computes for a hop, in frames of the usual number of Euler steps."""
-        prompt_tokens = int(self.job.prompt.tokens.shape[0])
-        kept_tokens = 0 if hop.full_mask else min(self.flow.kept_tokens, prompt_tokens + hop.offset_tokens)
-        end = prompt_tokens + hop.offset_tokens + hop.hop_tokens
-        return self._weighted(FRAMES_PER_TOKEN * (end - kept_tokens))
+        return self._weighted(FRAMES_PER_TOKEN * (self._again_tokens(hop) + hop.hop_tokens))
+
+    def _again_tokens(self, hop: Hop) -> int:
+        """Tokens before a hop, the prompt's among them, that the flow computes with it for want of their states."""
+        before = int(self.job.prompt.tokens.shape[0]) + hop.offset_tokens
+        return before if hop.full_mask else max(0, before - self.flow.kept_tokens)
 
     def _weighted(self, frames: int) -> int:
         return -(-frames * self.job.flow_steps // USUAL_FLOW_STEPS)

@@ -284,3 +284,31 @@ def test_with_even_hops_no_smaller_one_is_offered_but_larger_ones_are():
     assert plan.can_grow(smallest, beyond_schedule=True)
     plan.advance(plan.grown(smallest, 1, 153, ended=False))
     assert plan.smallest_hop(1000, ended=False).hop_tokens == 50
+
+
+def test_a_hop_may_be_as_long_as_what_is_computed_again_with_it():
+    plan = HopPlan.streaming(28, first_hop_tokens=22, max_hop_tokens=100)
+    plan.advance(plan.smallest_hop(1000, ended=False))
+    smallest = plan.smallest_hop(1000, ended=False)
+    assert plan.more_chunks(smallest, 1000, ended=False) == 3
+    plan.again_tokens = 300
+    chunks = plan.more_chunks(smallest, 1000, ended=False)
+    longest = plan.grown(smallest, chunks, 1000, ended=False)
+    assert longest.hop_tokens == 300
+    assert plan.can_grow(plan.grown(smallest, 3, 1000, ended=False), beyond_schedule=True)
+    assert not plan.can_grow(longest, beyond_schedule=True)
+    assert plan.next_change(200) == 22 + 200 + 3
+    plan.advance(longest)
+    after = plan.smallest_hop(1000, ended=False)
+    assert plan.more_chunks(after, 1000, ended=False) == 3
+
+
+def test_a_stream_without_states_computes_at_most_twice_what_it_says_and_a_little():
+    plan, computed, said = HopPlan.streaming(0, first_hop_tokens=25, max_hop_tokens=100), 0, 3000
+    while not plan.is_finished:
+        plan.again_tokens = plan.offset_tokens
+        hop = plan.smallest_hop(said, ended=True)
+        hop = plan.grown(hop, plan.more_chunks(hop, said, ended=True), said, ended=True)
+        computed += plan.offset_tokens + hop.hop_tokens
+        plan.advance(hop)
+    assert computed < 2.5 * said

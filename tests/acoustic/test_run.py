@@ -167,3 +167,18 @@ def test_a_long_rest_takes_more_than_one_hop():
     offer = run.offer(0.1, is_crowded=True)
     assert offer is not None
     assert not offer.ends
+
+
+def test_a_run_whose_states_found_no_room_may_take_as_much_as_it_computes_again():
+    run = open_run()
+    run.put([0] * 600)
+    for more_chunks in (0, 3, 3):
+        hop = run.hop_with(more_chunks)
+        run.served(hop, hop.hop_tokens * SAMPLES_PER_TOKEN, 0.0)
+        offer = run.offer(0.1, is_crowded=True)
+        assert offer is not None
+    spoken = 22 + 100 + 100
+    assert run.flow.kept_tokens == 28  # the prompt's
+    assert offer.again_frames == 2 * spoken
+    assert offer.more_chunks == spoken // 25 - 1
+    assert run.hop_with(offer.more_chunks).hop_tokens == 200
