@@ -10,8 +10,9 @@ import triton.language as tl
 from torch import Tensor, empty, float32
 
 from light_tts.kernels.harmonic_source import SourceShape
+from light_tts.kernels.triton_math import sin_turns
 
-_BLOCK = 512
+_BLOCK = 256
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -69,8 +70,7 @@ def _source_kernel(
             slope = tl.where(moves, (increment - tl.floor(increment)) * HOP, 0.0)
             cycles = tl.load(phases + (row * num_frames + start) * HARMONICS + harmonic, mask=is_inside, other=0.0)
             cycles += slope * weight_of_step
-            cycles = cycles - tl.floor(cycles)
-        sine = tl.sin(cycles * 6.283185307179586)
+        sine = sin_turns(cycles)
         if HAS_TABLE:
             # Here the key is the table's row of the first sample.
             drawn = tl.load(table + (key + places) % table_rows * HARMONICS + harmonic, mask=is_inside, other=0.0)
@@ -78,7 +78,7 @@ def _source_kernel(
             word = _hash(key + (places.to(tl.int64) * HARMONICS + harmonic + 1) * -7046029254386353131)
             first = (((word >> 40) & 0xFFFFFF) + 1).to(tl.float32) * 5.9604644775390625e-08
             second = ((word >> 12) & 0xFFFFFF).to(tl.float32) * 5.9604644775390625e-08
-            drawn = tl.sqrt(-2.0 * tl.log(first)) * tl.cos(second * 6.283185307179586)
+            drawn = tl.sqrt(-2.0 * tl.log(first)) * sin_turns(second + 0.25)
         merged += (drawn * noise_gain + sine * sine_gain) * tl.load(weight + harmonic)
     # tanh; far out the exponential saturates to the right limits.
     merged = 2.0 / (1.0 + tl.exp(-2.0 * merged)) - 1.0

@@ -5,13 +5,17 @@ Importing this needs Triton.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_SPECTRUM_STEPS = 32  # of a program: sines and cosines take many registers
-_HOPS = 128
+from light_tts.kernels.triton_math import sin_turns
+
+_SPECTRUM_STEPS, _HOPS = 64, 128  # of a program
+_PER_TURN = tl.constexpr(0.5 / math.pi)
 
 
 @triton.jit(do_not_specialize=["num_steps"])  # type: ignore[untyped-decorator]
@@ -31,10 +35,10 @@ def _spectrum_kernel(
     places = (row * num_steps + steps[:, None]) * (2 * BINS) + bins
     is_inside = (steps < num_steps)[:, None] & (bins < BINS)
     magnitude = tl.minimum(tl.exp(tl.load(post + places, mask=is_inside, other=0.0)), max_magnitude)
-    angle = tl.sin(tl.load(post + places + BINS, mask=is_inside, other=0.0))
+    angle = _PER_TURN * sin_turns(_PER_TURN * tl.load(post + places + BINS, mask=is_inside, other=0.0))
     is_before_end = (steps < tl.load(ends + row))[:, None]
-    tl.store(out + places, tl.where(is_before_end, magnitude * tl.cos(angle), 0.0), mask=is_inside)
-    tl.store(out + places + BINS, tl.where(is_before_end, magnitude * tl.sin(angle), 0.0), mask=is_inside)
+    tl.store(out + places, tl.where(is_before_end, magnitude * sin_turns(angle + 0.25), 0.0), mask=is_inside)
+    tl.store(out + places + BINS, tl.where(is_before_end, magnitude * sin_turns(angle), 0.0), mask=is_inside)
 
 
 @triton.jit(do_not_specialize=["num_steps", "num_hops", "before"])  # type: ignore[untyped-decorator]
