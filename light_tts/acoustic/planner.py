@@ -26,7 +26,8 @@ FIRST_MAX_WAIT_S = 1.0  # who waited longer for first audio competes with the st
 MAX_BLOCK_S = 0.1  # a call without anyone in a hurry shall not keep a newcomer waiting longer, if it can be helped
 FREE_RIDE = 1.25  # others join an urgent call while it gets no longer than this
 OLDEST_PART = 16  # of the buffered requests, one in so many is served for its age alone
-COMPANY_S = 0.2  # so long a started stream that has time waits for somebody's first audio, to share a call with it
+COMPANY_S = 0.2  # so long a started stream that has time waits for somebody's first audio, to share a call with it,
+COMPANY_GAIN = 0.75  # where that takes at most this part of the time of two calls
 MIN_COALESCE_S, MAX_COALESCE_S = 0.001, 0.003  # under load a first chunk waits for company: a tenth of its call
 WITHHELD_FRAMES = 8  # of the first hop, that the vocoder keeps for the next one
 MAX_FIRST_HOP_GROWTH = 3  # chunks by which load may lengthen the first hop
@@ -87,7 +88,7 @@ def plan(
     wait_s = _coalescing_wait_s(firsts, costs, num_unheard) if is_idle else 0.0
     if firsts and wait_s <= 0.0:
         return _serve_firsts(firsts, started, spare, wanted, costs, max_batch)
-    if not patient and num_unheard > len(firsts) and _rides_free(started, costs):
+    if not patient and num_unheard > len(firsts) and _gain_together(started, costs):
         company_s = min(COMPANY_S - max(each.due_s for each in started), spare - guard_s)
         if company_s > 0.0:
             return Plan((), min(company_s, wait_s) if firsts else company_s)
@@ -242,10 +243,10 @@ def _coalescing_wait_s(firsts: Sequence[Candidate], costs: CostTable, num_unhear
     return max(0.0, window_s - max(each.due_s for each in firsts))
 
 
-def _rides_free(started: Sequence[Candidate], costs: CostTable) -> bool:
-    """True when two hops take hardly longer together than one."""
+def _gain_together(started: Sequence[Candidate], costs: CostTable) -> bool:
+    """True when two hops take much less time together than one after the other."""
     frames = max((each.frames for each in started), default=0)
-    return frames > 0 and costs.estimate_s(2, frames) <= FREE_RIDE * costs.estimate_s(1, frames)
+    return frames > 0 and costs.estimate_s(2, frames) <= COMPANY_GAIN * 2.0 * costs.estimate_s(1, frames)
 
 
 def _growing_wait_s(candidate: Candidate, slack_s: float) -> float:
