@@ -26,7 +26,7 @@ from gpu_timing import median_ms
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.bench.machine import describe_machine
-from light_tts.kernels.flow_kernels import triton_kernels
+from light_tts.kernels.flow_kernels import can_overlap, triton_kernels
 from light_tts.models.family import families
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import read_model_config
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument(
         "--unfused", action="store_true", help="the networks as they are, with the attention kernel only"
     )
+    parser.add_argument("--in-order", action="store_true", help="no kernel begins before the one before has ended")
     parser.add_argument("-o", "--output")
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine(), "families": {}}
@@ -183,7 +184,7 @@ def main() -> None:
                 net,
                 cache_bytes=3 << 30,
                 steps=STEPS,
-                kernels=triton_kernels(),
+                kernels=triton_kernels(overlaps=not arguments.in_order and can_overlap(net.device)),
                 most_graphs=8,
                 fuses=not arguments.unfused,
             )

@@ -172,5 +172,6 @@ def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
         steps=settings.acoustic.flow_steps,
         most_graphs=0 if settings.llm.disable_cudagraph else settings.acoustic.flow_graphs,
         int8_states=settings.acoustic.flow_cache_dtype == "int8",
+        may_overlap=settings.llm.overlap_kernels,
     )
     return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=runner)

@@ -109,7 +109,9 @@ class LLMSettings:
         ge=0,
     )
     overlap_kernels: bool = setting(
-        True, "on Hopper and newer GPUs, try steps whose kernels are launched before the one before has ended"
+        True,
+        "on Hopper and newer GPUs, launch small kernels of the flow before the one before has ended, and try that in "
+        "decoding steps",
     )
     kv_cache_dtype: Literal["auto", "int8"] = setting(
         "auto", "precision of cached keys and values; auto: that of the language model"

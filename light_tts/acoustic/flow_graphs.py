@@ -20,7 +20,7 @@ from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
-from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
+from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 RECORD_BUDGET_S = 45.0  # of the start; the sizes that are then missing are shared out among the others
 _FEWEST_PRICES = 4  # sizes whose times say what the others cost
 _MOST_FAILURES = 3  # sizes that could not be recorded; no more is tried then
-_KINDS = (("fused kernels", True), ("CUDA graphs", False))  # what is tried: its name, whether the estimator is fused
+# What is tried in this order: its name, whether the estimator is fused, whether its kernels overlap.
+_KINDS = (("overlapping kernels", True, True), ("fused kernels", True, False), ("CUDA graphs", False, False))
 
 
 def why_not(net: FlowNet) -> str | None:
@@ -49,7 +50,13 @@ def why_not(net: FlowNet) -> str | None:
 
 
 def flow_runner(
-    net: FlowNet, *, cache_bytes: int, steps: int, most_graphs: int, int8_states: bool = False
+    net: FlowNet,
+    *,
+    cache_bytes: int,
+    steps: int,
+    most_graphs: int,
+    int8_states: bool = False,
+    may_overlap: bool = False,
 ) -> FlowRunner:
     """The fastest runner that works here; says in the log why a GPU gets the plain one.
 
@@ -57,6 +64,7 @@ def flow_runner(
     steps:        of the calls whose states may be kept, at most.
     most_graphs:  recorded calls; 0: the plain runner.
     int8_states:  keep keys and values in int8; not where the plain runner computes.
+    may_overlap:  try kernels that are launched before the one before has ended, where the GPU can.
     """
     if net.device.type != "cuda" or not most_graphs:
         return PlainRunner(net)
@@ -64,13 +72,15 @@ def flow_runner(
     if reason is not None:
         logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
         return PlainRunner(net)
-    for name, fuses in _KINDS:
+    for name, fuses, overlaps in _KINDS:
+        if overlaps and not (may_overlap and can_overlap(net.device)):
+            continue
         try:
             runner = PagedRunner(
                 net,
                 cache_bytes=cache_bytes,
                 steps=steps,
-                kernels=triton_kernels(),
+                kernels=triton_kernels(overlaps=overlaps),
                 most_graphs=most_graphs,
                 fuses=fuses,
                 int8_states=int8_states,

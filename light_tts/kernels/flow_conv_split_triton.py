@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
-from light_tts.kernels.triton_math import has_large_shared_memory, mish
+from light_tts.kernels.triton_math import begin, begin_with_rows, has_large_shared_memory, launch_options, mish
 
 _ROWS = 16  # of a program, the least of a matrix product on tensor cores
 _MOST_TAPS = 4
@@ -114,6 +114,8 @@ def _split_conv_kernel(
     DEPTH: tl.constexpr,
     STAGES: tl.constexpr,
     SHARE: tl.constexpr,
+    LINES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
     first = tl.program_id(0) * ROWS
     offsets = tl.arange(0, ROWS)
@@ -137,6 +139,7 @@ def _split_conv_kernel(
         is_last = sequence + 1 == num_sequences
         next_sequence = tl.where(is_last, 0, sequence + 1)
         next_guidance_row = tl.where(is_last, guidance_row + 1, guidance_row)
+        begin_with_rows(matrix, tl.minimum(columns, OUT - 1), TAPS * IN, LINES, OVERLAPS)
         last = tl.load(last_of + sequence)
         next_last = tl.load(last_of + next_sequence)
         in_page = guidance_row * VALUES + place
@@ -179,6 +182,7 @@ def _split_conv_kernel(
         tl.store(out + places, sums.to(out.dtype.element_ty), mask=is_inside)
     if SHORTCUT_IN > 0:  # noqa: SIM102 (known at compile time)
         if tile >= column_tiles:
+            begin(OVERLAPS)
             total = _sums_of_frames(
                 shortcut, shortcut_matrix, rows, columns, is_row, is_column, SHORTCUT_IN, ROWS, COLUMNS, DEPTH, STAGES
             )
@@ -203,11 +207,16 @@ def _finish_kernel(
     HAS_ADDED: tl.constexpr,
     HAS_SHORTCUT: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
     """What follows the sums [M, WIDTH] of a convolution, in the order of `ConvExtras`. One row per program."""
     columns = tl.arange(0, BLOCK)
     is_column = columns < WIDTH
     places = tl.program_id(0) * WIDTH + columns
+    if HAS_NORM:
+        weight = tl.load(norm_weight + columns, mask=is_column, other=0.0)
+        shift = tl.load(norm_bias + columns, mask=is_column, other=0.0)
+    begin(OVERLAPS)
     result = tl.load(sums + places, mask=is_column, other=0.0)
     if HAS_SHORTCUT:
         beside = tl.load(shortcut + places, mask=is_column, other=0.0)
@@ -216,8 +225,6 @@ def _finish_kernel(
     if HAS_RESIDUAL:
         rest = tl.load(residual + places, mask=is_column, other=0.0)
     if HAS_NORM:
-        weight = tl.load(norm_weight + columns, mask=is_column, other=0.0)
-        shift = tl.load(norm_bias + columns, mask=is_column, other=0.0)
         mean = tl.sum(result, axis=0) / WIDTH
         centred = tl.where(is_column, result - mean, 0.0)
         scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / WIDTH + eps)
@@ -247,8 +254,13 @@ def _tile(num_rows: int, is_large: bool) -> _Tile:
     return _Tile(16, 128, 3) if num_rows <= 128 else _Tile(32, 64, 5)
 
 
-def split_conv(x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype) -> Tensor:
-    """See `paged_conv_plain`; what `can_split`, everything contiguous, `kept` within its pages."""
+def split_conv(
+    x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype, *, overlaps: bool
+) -> Tensor:
+    """See `paged_conv_plain`; what `can_split`, everything contiguous, `kept` within its pages.
+
+    overlaps:  launched before the kernel before has ended; see `triton_math.begin`.
+    """
     batch, steps, inputs = x.shape
     num_rows, outputs = batch * steps, len(weights.matrix)
     shortcut, shortcut_matrix, shortcut_bias = (
@@ -260,6 +272,7 @@ def split_conv(x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvEx
     beside = sums if extras.shortcut is None else torch.empty_like(sums)
     tile = _tile(num_rows, has_large_shared_memory(x.device))
     column_tiles = triton.cdiv(outputs, tile.columns)
+    launch = launch_options(num_rows, overlaps)
     depth = min(tile.depth, max(16, triton.next_power_of_2(inputs)))
     _split_conv_kernel[(triton.cdiv(num_rows, _ROWS), column_tiles * (1 if extras.shortcut is None else 2))](
         x,
@@ -291,7 +304,9 @@ def split_conv(x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvEx
         DEPTH=depth,
         STAGES=tile.stages,
         SHARE=min(depth, triton.next_power_of_2(triton.cdiv(inputs, column_tiles))),
+        LINES=triton.next_power_of_2(triton.cdiv(weights.taps * inputs, 64)),
         num_warps=4,
+        **launch,
     )
     if is_finished:
         return out
@@ -313,5 +328,6 @@ def split_conv(x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvEx
         HAS_SHORTCUT=extras.shortcut is not None,
         HAS_RESIDUAL=extras.residual is not None,
         num_warps=1,
+        **launch,
     )
     return out

@@ -149,10 +149,15 @@ def paged_conv(
     tails: ConvTails,
     extras: ConvExtras,
     dtype: torch.dtype,
+    *,
+    overlaps: bool = False,
 ) -> Tensor:
-    """See `paged_conv_plain`; everything contiguous, `kept` within its pages."""
+    """See `paged_conv_plain`; everything contiguous, `kept` within its pages.
+
+    overlaps:  few rows are launched before the kernel before has ended; see `triton_math.begin`.
+    """
     if can_split(x, weights):
-        return split_conv(x, weights, tails, extras, dtype)
+        return split_conv(x, weights, tails, extras, dtype, overlaps=overlaps)
     batch, steps, channels = x.shape
     num_rows, inputs, outputs = batch * steps, channels // weights.groups, len(weights.matrix) // weights.groups
     shortcut, shortcut_matrix, shortcut_bias = (

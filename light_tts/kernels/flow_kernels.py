@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -92,8 +93,16 @@ def plain_kernels() -> FlowKernels:
     )
 
 
-def triton_kernels() -> FlowKernels:
-    """For CUDA devices, and for Triton's interpreter. Needs Triton."""
+def can_overlap(device: torch.device) -> bool:
+    """True where a kernel may begin while the one before ends: compute capability 9.0."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def triton_kernels(*, overlaps: bool = False) -> FlowKernels:
+    """For CUDA devices, and for Triton's interpreter. Needs Triton.
+
+    overlaps:  small kernels begin while the one before ends, where the device `can_overlap`.
+    """
     from light_tts.kernels.flow_attention_triton import paged_chunk_attention
     from light_tts.kernels.flow_conv_triton import paged_conv
     from light_tts.kernels.flow_linear_triton import gated_norm, linear_gelu, linear_residual, norm_linear
@@ -101,10 +110,10 @@ def triton_kernels() -> FlowKernels:
 
     return FlowKernels(
         attention=paged_chunk_attention,
-        norm_linear=norm_linear,
-        linear_residual=linear_residual,
+        norm_linear=partial(norm_linear, overlaps=overlaps),
+        linear_residual=partial(linear_residual, overlaps=overlaps),
         gated_norm=gated_norm,
-        conv=paged_conv,
+        conv=partial(paged_conv, overlaps=overlaps),
         euler_step=euler_step,
         linear_gelu=linear_gelu,
     )

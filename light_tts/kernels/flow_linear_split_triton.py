@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.triton_math import let_next_begin
+
 _ROWS, _COLUMNS, _DEPTH = 16, 16, 64  # of a program; the depth is that of one step of a slice
 _SLICES = 4  # of the inputs, one per warp
 _STAGES = 5
@@ -36,7 +38,9 @@ def _split_linear_kernel(
     SLICES: tl.constexpr,
     DEPTH: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
+    let_next_begin(OVERLAPS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row, is_column = rows < num_rows, columns < OUT
@@ -64,8 +68,13 @@ def can_split(num_rows: int, matrix: Tensor) -> bool:
     return matrix.element_size() == 2 and is_even and inputs >= _LEAST_INPUTS and num_rows <= _MOST_ROWS
 
 
-def split_linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """See `linear_residual_plain`; everything contiguous, what `can_split`."""
+def split_linear_residual(
+    x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None, *, overlaps: bool
+) -> Tensor:
+    """See `linear_residual_plain`; everything contiguous, what `can_split`.
+
+    overlaps:  the next kernel may begin while this one runs.
+    """
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
@@ -84,6 +93,7 @@ def split_linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Ten
         SLICES=_SLICES,
         DEPTH=_DEPTH,
         STAGES=_STAGES,
+        OVERLAPS=overlaps,
         num_warps=_SLICES,
     )
     return out

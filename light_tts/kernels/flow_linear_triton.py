@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from light_tts.kernels.flow_linear import Activation, linear_gelu_plain
 from light_tts.kernels.flow_linear_split_triton import can_split, split_linear_residual
-from light_tts.kernels.triton_math import activate, precision_of
+from light_tts.kernels.triton_math import activate, begin, launch_options, let_next_begin, precision_of
 
 FUSED_ROWS = 256  # with more, norm and product are two kernels: each program would normalise its rows again
 _FEW_ROWS = 350  # of a product before a residual
@@ -51,6 +51,7 @@ def _norm_linear_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -59,8 +60,6 @@ def _norm_linear_kernel(
     is_depth = depth < IN
     # All loads are on their way before anything waits for one. Without the reshape below, Triton would move the weights
     # to shared memory, and so wait for them, right where they are loaded.
-    offsets = rows.to(tl.int64)[:, None] * IN + depth[None, :]
-    tile = tl.load(x + offsets, mask=is_row[:, None] & is_depth[None, :], other=0.0).to(tl.float32)
     weight = tl.load(norm_weight + depth, mask=is_depth, other=0.0)
     shift = tl.load(norm_bias + depth, mask=is_depth, other=0.0)
     if HAS_BIAS:
@@ -68,6 +67,9 @@ def _norm_linear_kernel(
     inputs = tl.arange(0, 2)[:, None, None] * (DEPTH // 2) + tl.arange(0, DEPTH // 2)[None, :, None]
     is_weight = is_column[None, None, :] & (inputs < IN)
     halves = tl.load(matrix + columns[None, None, :] * IN + inputs, mask=is_weight, other=0.0)
+    begin(OVERLAPS)
+    offsets = rows.to(tl.int64)[:, None] * IN + depth[None, :]
+    tile = tl.load(x + offsets, mask=is_row[:, None] & is_depth[None, :], other=0.0).to(tl.float32)
     mean = tl.sum(tile, axis=1) / IN
     centred = tl.where(is_depth[None, :], tile - mean[:, None], 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=1) / IN + eps)
@@ -122,7 +124,9 @@ def _linear_residual_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
+    let_next_begin(OVERLAPS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row, is_column = rows < num_rows, columns < OUT
@@ -200,8 +204,12 @@ def norm_linear(
     matrix: Tensor,
     bias: Tensor | None,
     activation: Activation = "none",
+    *,
+    overlaps: bool = False,
 ) -> Tensor:
     """See `norm_linear_plain`; everything contiguous, K at most 1024.
+
+    overlaps:  few rows are launched before the kernel before has ended; see `triton_math.begin`.
 
     Of more than FUSED_ROWS rows and in 16 bits, GELU is its tanh form, which is at most 5e-4 away: rounding moves an
     output of 0.25 as far.
@@ -234,6 +242,7 @@ def norm_linear(
         PRECISION=precision_of(matrix.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **launch_options(num_rows, overlaps),
     )
     return out
 
@@ -278,12 +287,17 @@ def _activated_product(x: Tensor, matrix: Tensor, bias: Tensor | None, activatio
     return F.gelu(out, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
-def linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """See `linear_residual_plain`; everything contiguous."""
+def linear_residual(
+    x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | None, *, overlaps: bool = False
+) -> Tensor:
+    """See `linear_residual_plain`; everything contiguous.
+
+    overlaps:  of few rows, the next kernel may begin while this one runs; launched early itself it would be slower.
+    """
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
     if can_split(num_rows, matrix):
-        return split_linear_residual(x, matrix, bias, residual)
+        return split_linear_residual(x, matrix, bias, residual, overlaps=overlaps)
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
     tile = _residual_tile(num_rows, width, matrix.element_size())
     grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
@@ -301,6 +315,7 @@ def linear_residual(x: Tensor, matrix: Tensor, bias: Tensor, residual: Tensor | 
         COLUMNS=tile.columns,
         DEPTH=tile.depth,
         PRECISION=precision_of(matrix.dtype),
+        OVERLAPS=overlaps and num_rows <= FUSED_ROWS,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

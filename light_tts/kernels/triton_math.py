@@ -75,6 +75,35 @@ def begin(OVERLAPS: tl.constexpr) -> None:
         gdc_wait()
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def begin_with_rows(
+    matrix: tl.tensor, rows: tl.tensor, WIDTH: tl.constexpr, LINES: tl.constexpr, OVERLAPS: tl.constexpr
+) -> None:
+    """`begin`; meanwhile rows [N] of a matrix of weights come into the L2 cache.
+
+    WIDTH, LINES:  values of 16 bits in a row; a power of two, not smaller than how many lines of 128 bytes it has.
+    """
+    if OVERLAPS:
+        gdc_launch_dependents()
+        places = tl.minimum(tl.arange(0, LINES) * 64, WIDTH - 1)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+            "=r,l",
+            [(matrix + rows[:, None] * WIDTH + places[None, :]).to(tl.int64)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+        gdc_wait()
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def let_next_begin(OVERLAPS: tl.constexpr) -> None:
+    """Let the next kernel start; of a kernel that is itself launched in full order."""
+    if OVERLAPS:
+        gdc_launch_dependents()
+
+
 def launch_options(num_rows: int, overlaps: bool) -> dict[str, bool]:
     """OVERLAPS, and the launch that goes with it. Where kernels are long, nothing is gained."""
     if overlaps and num_rows <= _MOST_OVERLAPPED_ROWS:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner, why_not
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
-from light_tts.kernels.flow_kernels import triton_kernels
+from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
 from light_tts.models.family import family_named
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import read_model_config
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.gpu
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 BUILDERS = {"cosyvoice2_tiny": build_unet_flow, "cosyvoice3_tiny": build_dit_flow}
 layouts = pytest.mark.parametrize("layout", list(BUILDERS))
-runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused"])
+runners = pytest.mark.parametrize("kind", ["plain", "paged", "recorded", "recorded-unfused", "recorded-overlapping"])
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,13 @@ def load(layout: str, device: str, dtype: torch.dtype = torch.float32) -> FlowNe
     return BUILDERS[layout](config, load_file(GOLDEN / layout / "flow.safetensors"), dtype=dtype, device=device)
 
 
+def kernels_of(kind: str, device: torch.device) -> FlowKernels:
+    overlaps = kind.endswith("overlapping")
+    if overlaps and not can_overlap(device):
+        pytest.skip("needs compute capability 9.0")
+    return triton_kernels(overlaps=overlaps)
+
+
 def runner_of(net: FlowNet, kind: str, steps: int = 10) -> FlowRunner:
     if kind == "plain":
         return PlainRunner(net)
@@ -65,7 +72,7 @@ def runner_of(net: FlowNet, kind: str, steps: int = 10) -> FlowRunner:
         net,
         cache_bytes=1 << 28,
         steps=steps,
-        kernels=triton_kernels(),
+        kernels=kernels_of(kind, net.device),
         most_graphs=8 if kind.startswith("recorded") else 0,
         fuses=not kind.endswith("unfused"),
     )
@@ -213,7 +220,7 @@ def full_size(request: pytest.FixtureRequest) -> FlowNet:
     return family.build_flow(config.flow, state, torch.bfloat16, torch.device("cuda"))
 
 
-@pytest.mark.parametrize("kind", ["paged", "recorded", "recorded-unfused"])
+@pytest.mark.parametrize("kind", ["paged", "recorded", "recorded-unfused", "recorded-overlapping"])
 @pytest.mark.parametrize("count", [1, 3, 24])
 def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: str, count: int) -> None:
     """Tiles depend on sizes. Every version rounds differently; a wrong number would be off by its whole size."""
@@ -222,7 +229,7 @@ def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: 
         full_size,
         cache_bytes=(2 * count + 2) * 80_000_000,
         steps=steps,
-        kernels=triton_kernels(),
+        kernels=kernels_of(kind, full_size.device),
         most_graphs=8 if kind.startswith("recorded") else 0,
         fuses=not kind.endswith("unfused"),
     )
@@ -248,7 +255,7 @@ def test_full_size_networks_agree_with_the_plain_ones(full_size: FlowNet, kind: 
 
 
 @layouts
-@pytest.mark.parametrize("kind", ["recorded", "recorded-unfused"])
+@pytest.mark.parametrize("kind", ["recorded", "recorded-unfused", "recorded-overlapping"])
 def test_recorded_calls_serve_any_number_of_steps(layout: str, kind: str) -> None:
     net = load(layout, "cuda")
     runner = runner_of(net, kind, steps=4)
