@@ -1,11 +1,12 @@
 """What scheduling and host work allow with a GPU that only takes time: no GPU needed.
 
-    python benchmarks/pretend_gpu.py -o benchmarks/results/pretend-gpu.json
+    python benchmarks/pretend_gpu.py --slow 3 -o benchmarks/results/pretend-gpu.json
 
-The engine is the real one with the built-in model's texts, voices and states; in place of its networks stand sleeps, as
-long as the calls took on one H100 with CosyVoice2's sizes (`gpu-goals-cosyvoice2.json`; the language model's steps:
-`gpu-llm-graphs.json`). Ids are random, so each request speaks for as long as its text allows. What this shows is how
-calls are put together; seconds of the host are those of this machine.
+The engine is the real one with the built-in model's texts, voices and states; in place of its networks stand waits, as
+long as the calls take on one H100 with CosyVoice2's sizes. Decoding steps and calls of flow and vocoder hold each other
+up (`pretended_device.py`), and states of streams take what they take. Ids are random, so each request speaks for as
+long as its text allows. What this shows is how calls are put together; seconds of the host are those of this
+machine, and count a third with `--slow 3` (`slowed_time.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gpu_goals
+from pretended_device import PretendedDevice, Work, on_curve
+from slowed_time import slow_down
 
 from light_tts import collector
 from light_tts.acoustic.decoder import AcousticDecoder
@@ -38,6 +42,7 @@ from light_tts.acoustic.warm_up import measure_costs
 from light_tts.bench.machine import describe_machine
 from light_tts.engine import TTSEngine
 from light_tts.events import NO_PROGRESS, StartProgress
+from light_tts.gpu_turns import GpuTurns
 from light_tts.llm.padded_steps import PaddedSteps
 from light_tts.llm.pending import PendingDraws
 from light_tts.llm.step_inputs import StepViews
@@ -45,14 +50,23 @@ from light_tts.settings import AcousticSettings, EngineSettings, LLMSettings, Se
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, SAMPLES_PER_FRAME
 
 CHUNK_TOKENS, CHUNK_FRAMES = 25, 50
+FIRST_HOP_TOKENS, LOOKAHEAD_TOKENS = 22, 3
 MAX_BATCH, MAX_RUNNING = 64, 512
 FIVE_S, ONE_S = "the train to the city.", "Yes."
 VOICE = "en_female"
 
 
+# Seconds on one H100 with nothing beside them (gpu-goals-cosyvoice2.json, gpu-llm-graphs.json, gpu-calls-h100.txt).
+DECODING_S = ((1, 0.00060), (64, 0.00106), (256, 0.0016))  # by sequences
+FLOW_S = ((50, 0.0183), (200, 0.0205), (800, 0.027), (1600, 0.041), (3200, 0.0585), (6400, 0.092), (12800, 0.152))
+VOCODER_S = ((58, 0.0019), (464, 0.0041), (1856, 0.012), (3712, 0.022))
+LLM_RATES = ((600, 0.5), (2400, 0.35))  # of steps beside a flow call of so many frames; beside longer ones not less
+TOKEN_BYTES = 4_600_000  # of a stream's states
+
+
 def step_s(rows: int, *, has_prompts: bool) -> float:
     """Of one step of the language model."""
-    return 0.0020 + 4e-6 * rows if has_prompts else 0.0007 + 7e-6 * rows
+    return 0.0018 + 4e-6 * rows if has_prompts else on_curve(DECODING_S, rows)
 
 
 def flow_s(frames: int, speed: float) -> float:
@@ -60,39 +74,21 @@ def flow_s(frames: int, speed: float) -> float:
 
     speed: of what depends on their number.
     """
-    return 0.018 + (3.2e-5 * min(frames, 1600) + 1.6e-5 * max(0, frames - 1600)) / speed
+    least_s = FLOW_S[0][1]
+    return least_s + (on_curve(FLOW_S, frames) - least_s) / speed
 
 
-def vocoder_s(frames: int) -> float:
-    """Of a vocoder call."""
-    return 0.002 + 8e-6 * frames
-
-
-class Moment:
-    """Stands for a CUDA event: work that will be done then."""
-
-    def __init__(self, at_s: float) -> None:
-        self._at_s = at_s
-
-    def synchronize(self) -> None:
-        time.sleep(max(0.0, self._at_s - time.monotonic()))
-
-
-class PretendedStream:
-    """What the device has still to do for flow and vocoder."""
-
-    def __init__(self) -> None:
-        self.done_s = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.done_s = max(time.monotonic(), self.done_s) + seconds
+def llm_rate(frames: int) -> float:
+    """Of steps beside such a call."""
+    return max(LLM_RATES[-1][1], on_curve(LLM_RATES, frames))
 
 
 class PretendedTimer(StageTimer):
-    """Of calls on such a stream."""
+    """Of calls on such a device."""
 
-    def __init__(self, stream: PretendedStream) -> None:
-        self._stream = stream
+    def __init__(self, device: PretendedDevice) -> None:
+        self._device = device
+        self._marks: list[Work | float] = []
         super().__init__(torch.device("cpu"))
 
     @property
@@ -100,19 +96,33 @@ class PretendedTimer(StageTimer):
         return True
 
     def mark(self) -> None:
-        self._times_s.append(max(time.monotonic(), self._stream.done_s))
+        self._marks.append(self._device.last_call() or time.monotonic())
 
     def wait(self, mark: int) -> None:
-        time.sleep(max(0.0, self._times_s[mark] - time.monotonic()))
+        self._moment_s(mark)
+
+    def seconds(self) -> list[float]:
+        moments_s = [self._moment_s(mark) for mark in range(len(self._marks))]
+        return [after - before for before, after in pairwise(moments_s)]
+
+    def _moment_s(self, mark: int) -> float:
+        """When the device came to a mark; waits for it."""
+        work = self._marks[mark]
+        if not isinstance(work, Work):
+            return work
+        work.synchronize()
+        assert work.done_s is not None
+        return work.done_s
 
 
 class PretendedSteps:
     """Steps of the language model, one after the other on a stream of their own."""
 
-    def __init__(self, engine: TTSEngine) -> None:
+    def __init__(self, engine: TTSEngine, device: PretendedDevice) -> None:
         [llm] = engine._llms.values()
         runner: Any = llm._runner
-        self._done_s = 0.0
+        self._device = device
+        self._last: Work | None = None
         self.num_steps = 0
         padded = PaddedSteps(
             runner.cache,
@@ -127,7 +137,7 @@ class PretendedSteps:
         launch = padded.launch
 
         def launch_and_wait(plan: Any) -> PendingDraws:
-            return replace(launch(plan), ready=Moment(self._done_s))  # type: ignore[arg-type]
+            return replace(launch(plan), ready=self._last)  # type: ignore[arg-type]
 
         padded.launch = launch_and_wait  # type: ignore[method-assign]
         runner._padded = padded
@@ -136,7 +146,7 @@ class PretendedSteps:
         seconds = step_s(len(views.rows.rows), has_prompts=type(views.pages).__name__ != "DecodePages")
 
         def replay() -> None:
-            self._done_s = max(time.monotonic(), self._done_s) + seconds
+            self._last = self._device.add_step(seconds)
             self.num_steps += 1
 
         return replay
@@ -146,21 +156,21 @@ class PretendedStates:
     """Of so many tokens."""
 
     def __init__(self, num_tokens: int) -> None:
-        self.num_tokens, self.num_bytes = num_tokens, 1000 * num_tokens
+        self.num_tokens, self.num_bytes = num_tokens, TOKEN_BYTES * num_tokens
 
 
 class PretendedFlow:
     """A FlowRunner whose calls are those that a GPU would record."""
 
-    def __init__(self, stream: PretendedStream, speed: float) -> None:
-        self._stream, self._speed = stream, speed
+    def __init__(self, device: PretendedDevice, speed: float) -> None:
+        self._device, self._speed = device, speed
         sight = BodySight(attends=True, reach_chunks=81, most_chunks=300)
         self._table = SizeTable(sight, CHUNK_FRAMES)
         self._table.add(catalogue(sight, chunk_frames=CHUNK_FRAMES, max_rows=MAX_BATCH))
         self.rows_of_calls: list[int] = []
 
     def states_bytes(self, num_tokens: int, steps: int) -> int:
-        return 1000 * num_tokens
+        return TOKEN_BYTES * num_tokens
 
     def allocate(self, num_tokens: int, steps: int) -> PretendedStates:
         return PretendedStates(num_tokens)
@@ -177,7 +187,8 @@ class PretendedFlow:
         _, size = self._table.cheapest(len(rows), max(each.chunks for each in sizes), max(each.past for each in sizes))
         assert size is not None, "no text here is that long"
         self.rows_of_calls.append(len(rows))
-        self._stream.add(flow_s(size.rows * size.chunks * CHUNK_FRAMES, self._speed))
+        frames = size.rows * size.chunks * CHUNK_FRAMES
+        self._device.add_call(flow_s(frames, self._speed), llm_rate(frames))
         return [torch.zeros(FRAMES_PER_TOKEN * row.num_tokens, MEL_BINS) for row in rows]
 
     @staticmethod
@@ -196,8 +207,8 @@ class PretendedVoice:
 class PretendedVocoder:
     """A WaveDecoder that makes silence."""
 
-    def __init__(self, stream: PretendedStream) -> None:
-        self._stream = stream
+    def __init__(self, device: PretendedDevice) -> None:
+        self._device = device
 
     def open(self, seed: int) -> PretendedVoice:
         return PretendedVoice()
@@ -207,29 +218,42 @@ class PretendedVocoder:
 
     def launch(self, jobs: Sequence[VocoderJob[Any]]) -> list[PendingSamples]:
         counts = [SAMPLES_PER_FRAME * sum(piece.shape[1] for piece in job.pieces) for job in jobs]
-        self._stream.add(vocoder_s(sum(counts) // SAMPLES_PER_FRAME))
-        done_s = self._stream.done_s
-        return [PendingSamples([Part(count, partial(_silence, count, done_s))]) for count in counts]
+        frames = sum(counts) // SAMPLES_PER_FRAME
+        work = self._device.add_call(on_curve(VOCODER_S, frames), llm_rate(frames))
+        return [PendingSamples([Part(count, partial(_silence, count, work))]) for count in counts]
 
 
-def _silence(num_samples: int, done_s: float) -> torch.Tensor:
-    time.sleep(max(0.0, done_s - time.monotonic()))
+def _silence(num_samples: int, work: Work) -> torch.Tensor:
+    work.synchronize()
     return torch.zeros(num_samples)
+
+
+def share_the_device(engine: TTSEngine) -> None:
+    """Let stages give way to each other as they do on a GPU."""
+    [llm] = engine._llms.values()
+    backend: Any = llm
+    turns = GpuTurns(FIRST_HOP_TOKENS + LOOKAHEAD_TOKENS)
+    turns.call_at_end(backend._wake_up)
+    backend._turns = engine._decoder._turns = turns
 
 
 def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
     """An engine whose networks only take time."""
     settings = Settings(
         llm=LLMSettings(max_running=MAX_RUNNING, max_total_tokens=262144, graph_max_batch_size=256),
-        acoustic=AcousticSettings(first_hop_tokens=22, max_batch=MAX_BATCH, prompt_cache_mb=100, stream_cache_mb=100),
+        acoustic=AcousticSettings(
+            first_hop_tokens=FIRST_HOP_TOKENS, max_batch=MAX_BATCH, prompt_cache_mb=4096, stream_cache_mb=57344
+        ),
         engine=EngineSettings(max_concurrent_requests=4096),
     )
-    engine, flow = TTSEngine.load(settings), PretendedFlow(stream := PretendedStream(), speed)
-    steps = PretendedSteps(engine)
+    device = PretendedDevice()
+    engine, flow = TTSEngine.load(settings), PretendedFlow(device, speed)
+    steps = PretendedSteps(engine, device)
     decoder: AcousticDecoder = engine._decoder
     decoder.flow._runner = flow  # type: ignore[assignment]
-    decoder.vocoder = PretendedVocoder(stream)  # type: ignore[assignment]
-    decoder.new_timer = partial(PretendedTimer, stream)
+    decoder.vocoder = PretendedVocoder(device)  # type: ignore[assignment]
+    decoder.new_timer = partial(PretendedTimer, device)
+    share_the_device(engine)
     measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=MAX_BATCH)
     collector.settle()  # as warming up does
     return engine, steps, flow
@@ -237,13 +261,16 @@ def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=float, nargs="*", default=[20.0, 60.0, 100.0], help="streams per second")
-    parser.add_argument("--listeners", type=int, nargs="*", default=[150, 400])
-    parser.add_argument("--offline", type=int, nargs="*", default=[128], help="whole answers at once")
+    parser.add_argument("--rates", type=float, nargs="*", default=[10.0, 20.0, 60.0, 100.0], help="streams per second")
+    parser.add_argument("--listeners", type=int, nargs="*", default=[150, 300, 400])
+    parser.add_argument("--offline", type=int, nargs="*", default=[128, 256], help="whole answers at once")
     parser.add_argument("--one-second", type=float, nargs="*", default=[120.0], help="short texts per second, whole")
     parser.add_argument("--speed", type=float, default=1.0, help="of the part of a flow call that grows with its size")
+    parser.add_argument("--slow", type=float, default=1.0, help="factor by which clocks go slower than time")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.slow != 1.0:
+        slow_down(arguments.slow)
     torch.set_num_threads(1)
     gpu_goals.VOICE_NAME = VOICE
     engine, steps, flow = pretend(arguments.speed)
