@@ -11,7 +11,7 @@ from torch import Tensor
 
 from light_tts.acoustic.vocoder_pool import StatePool
 from light_tts.models.nets.hift_packed import PackedHift
-from light_tts.models.nets.hift_surroundings import CarriedTails, TailLayout, TailProbe
+from light_tts.models.nets.hift_surroundings import CarriedTails, TailProbe, num_tail_values
 from light_tts.types import MEL_BINS
 
 # Columns of the integers that describe a row.
@@ -30,10 +30,10 @@ class CausalStep:
         self._lookahead = net.generator.lookahead
         self.kept_frames = self._f0_lookahead + self._lookahead
         self._old_source = net.fourier.margin + self._lookahead * self._hop
-        self._pitch_tails, self._speech_tails = self._layouts()
+        self._pitch_values, self._speech_values = self._tail_values()
 
-    def _layouts(self) -> tuple[TailLayout, TailLayout]:
-        """Of what pitch predictor and generator carry; asked by running them on one frame."""
+    def _tail_values(self) -> tuple[int, int]:
+        """How much pitch predictor and generator carry; asked by running them on one frame."""
         net, device = self._packed.net, self._packed.net.device
         pitch, speech = TailProbe(device), TailProbe(device)
         self._packed.f0(torch.zeros(1, 1 + self._f0_lookahead, MEL_BINS, device=device), pitch)
@@ -41,14 +41,14 @@ class CausalStep:
         mel = torch.zeros(1, 1 + self._lookahead, MEL_BINS, device=device)
         self._packed.generate(mel, spectra, speech, torch.ones(1, dtype=torch.bool, device=device))
         speech.tail(spectra, self._rate + 1, self._rate)
-        return TailLayout(pitch.layers, device), TailLayout(speech.layers, device)
+        return num_tail_values(pitch.layers), num_tail_values(speech.layers)
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """What a stream carries; see `CausalState`."""
         return {
             "mel": ((self.kept_frames, MEL_BINS), torch.float32),
-            "pitch_tail": ((self._pitch_tails.num_values,), torch.float32),
-            "speech_tail": ((self._speech_tails.num_values,), torch.float32),
+            "pitch_tail": ((self._pitch_values,), torch.float32),
+            "speech_tail": ((self._speech_values,), torch.float32),
             "phases": ((self._packed.net.harmonics,), torch.float64),
             "source": ((self._old_source,), torch.float32),
         }
@@ -75,13 +75,13 @@ class CausalStep:
             mel[:, : length + self._f0_lookahead],
             mel[:, self._lookahead : self._lookahead + length + self._f0_lookahead],
         )
-        tails = CarriedTails(self._pitch_tails, _unless_first(pool.read("pitch_tail", slots), is_first), pitched)
+        tails = CarriedTails(_unless_first(pool.read("pitch_tail", slots), is_first), pitched)
         f0 = packed.f0(pitch_mel, tails)
         carried = _unless_first(pool.read("phases", slots), is_first)
         phases = packed.net.m_source.accumulate(f0, carried)
         source = packed.source(f0, phases, pitched, table_rows, self._table)
         window, old_source = self._windows(source, pool.read("source", slots), pitched, generated, is_first)
-        speech = CarriedTails(self._speech_tails, _unless_first(pool.read("speech_tail", slots), is_first), generated)
+        speech = CarriedTails(_unless_first(pool.read("speech_tail", slots), is_first), generated)
         post = packed.generate(mel[:, : length + self._lookahead], packed.spectra(window), speech, is_first)
         samples = self._samples(packed.spectrum(post, generated * self._rate + 1), speech)
         pool.write("mel", slots, _slice(mel, generated, self.kept_frames))
@@ -117,7 +117,7 @@ class CausalStep:
 
     def _samples(self, spectra: Tensor, tails: CarriedTails) -> Tensor:
         # The frame before the new ones is completed now; one more step is reached.
-        before = tails.tail(spectra, self._rate + 1, self._rate)
+        before = self._packed.context(spectra, tails, self._rate + 1, self._rate)
         assert before is not None
         return self._packed.overlap_add(torch.cat([before, spectra], dim=1), after=1)
 

@@ -52,17 +52,31 @@ class Epilogue(NamedTuple):
     sum_dtype: torch.dtype = torch.float32
 
 
+class Tail(NamedTuple):
+    """What lies before a piece of a stream, and where that of the next piece goes. Both are contiguous in each row.
+
+    before:  [B, width, C] in the type of the piece.
+    after:   [B, width, C] float32, written to: the steps before each row's end.
+    ends:    [B] int64: so many steps of the piece count, at least 0.
+    """
+
+    before: Tensor
+    after: Tensor
+    ends: Tensor
+
+
 def conv_plain(
-    x: Tensor, weights: ConvWeights, epilogue: Epilogue, *, left: int = 0, right: int = 0, tail: Tensor | None = None
+    x: Tensor, weights: ConvWeights, epilogue: Epilogue, *, left: int = 0, right: int = 0, tail: Tail | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Convolve x [B, T, in] along T with `left` and `right` steps of context around it.
 
-    tail:  [B, left, in] the steps before x, of its type; None: zeros. After x there are zeros.
+    tail:  of `left` steps; what it says is also kept. None: zeros lie before x. After x there are zeros.
     Whatever the types of x, taps and residuals, additions are float32.
     Returns (sum [B, T + left + right - (K - 1) * dilation, out], activated sum), None where not wanted.
     """
     if tail is not None:
-        x = torch.cat([tail, x], dim=1)
+        keep_plain(x, tail)
+        x = torch.cat([tail.before, x], dim=1)
         left = 0
     x = F.pad(x, (0, 0, left, right))
     kernel = weights.taps.permute(2, 1, 0)[:, :, None]
@@ -77,6 +91,15 @@ def conv_plain(
     wanted = epilogue.activation
     activated = None if wanted is None else activate_plain(total, wanted)
     return (total.to(epilogue.sum_dtype) if epilogue.keeps_sum else None), activated
+
+
+def keep_plain(x: Tensor, tail: Tail) -> None:
+    """Write what lies before the next piece: the last steps of x [B, T, C], where it is short also those before it."""
+    width = tail.before.shape[1]
+    places = (tail.ends[:, None] - width + torch.arange(width, device=x.device))[:, :, None]
+    new = x.gather(1, places.clamp_min(0).expand(tail.before.shape))
+    old = tail.before.gather(1, (places + width).clamp_max(width - 1).expand(tail.before.shape))
+    tail.after.copy_(torch.where(places < 0, old, new))
 
 
 def activate_plain(total: Tensor, activation: Activation) -> Tensor:

@@ -15,13 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue
+from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, Tail
 from light_tts.kernels.triton_math import sin_pi_squared
 
 _NOTHING, _KINDS = 0, {"none": 1, "leaky": 2, "snake": 3}
 _FEW_SUMS = 2**19  # of all rows together: below, smaller tiles keep more multiprocessors busy
 _MANY_STEPS = 2**17  # of all rows together: above, larger ones read less
-_SNAKE_VALUES = 2048  # of a program
+_SNAKE_VALUES, _KEPT_VALUES = 2048, 1024  # that a program takes at a time
 _PER_PI = tl.constexpr(1.0 / math.pi)
 
 
@@ -77,10 +77,35 @@ def _products(
     return products
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _keep(
+    source: tl.tensor,
+    earlier: tl.tensor,
+    later: tl.tensor,
+    end: tl.tensor,
+    width: tl.tensor,
+    CHANNELS: tl.constexpr,
+    STEPS: tl.constexpr,
+    DEPTH: tl.constexpr,
+) -> None:
+    """Write the last `width` steps before the end of one row."""
+    parts: tl.constexpr = (CHANNELS + DEPTH - 1) // DEPTH
+    for index in range(tl.cdiv(width, STEPS) * parts):
+        steps = index // parts * STEPS + tl.arange(0, STEPS)
+        channels = index % parts * DEPTH + tl.arange(0, DEPTH)[None, :]
+        places = (end - width + steps)[:, None]
+        at = tl.where(places < 0, earlier + (places + width) * CHANNELS, source + places * CHANNELS) + channels
+        is_inside = (steps < width)[:, None] & (channels < CHANNELS)
+        values = tl.load(at, mask=is_inside, other=0.0)
+        tl.store(later + steps[:, None] * CHANNELS + channels, values.to(tl.float32), mask=is_inside)
+
+
 @triton.jit(do_not_specialize=["num_in", "num_out", "left", "kernel", "dilation", "kind", "keeps_sum"])  # type: ignore[untyped-decorator]
 def _conv_kernel(
     x: tl.tensor,
-    tail: tl.tensor,
+    before: tl.tensor,
+    after: tl.tensor,
+    tail_ends: tl.tensor,
     taps: tl.tensor,
     bias: tl.tensor,
     residual_0: tl.tensor,
@@ -94,7 +119,8 @@ def _conv_kernel(
     num_in: tl.tensor,
     num_out: tl.tensor,
     left: tl.tensor,
-    tail_stride: tl.tensor,
+    before_stride: tl.tensor,
+    after_stride: tl.tensor,
     scale: tl.tensor,
     slope: tl.tensor,
     kernel: tl.tensor,
@@ -116,7 +142,10 @@ def _conv_kernel(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_column = columns < OUT
     source = x + row * num_in * IN
-    earlier = tail + row * tail_stride
+    earlier = before + row * before_stride
+    if HAS_TAIL:  # noqa: SIM102  # only alone it is left out by the compiler
+        if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
+            _keep(source, earlier, after + row * after_stride, tl.load(tail_ends + row), left, IN, STEPS, DEPTH)
     products = _products(
         source, earlier, taps, steps, columns, num_in, left, kernel, dilation,
         IN, OUT, HAS_TAIL, PRECISION, STEPS, COLUMNS, DEPTH,
@@ -147,6 +176,25 @@ def _conv_kernel(
         tl.store(activated + places_out, result.to(activated.dtype.element_ty), mask=is_inside)
 
 
+@triton.jit(do_not_specialize=["num_steps", "width"])  # type: ignore[untyped-decorator]
+def _keep_kernel(
+    x: tl.tensor,
+    before: tl.tensor,
+    after: tl.tensor,
+    ends: tl.tensor,
+    num_steps: tl.tensor,
+    before_stride: tl.tensor,
+    after_stride: tl.tensor,
+    width: tl.tensor,
+    CHANNELS: tl.constexpr,
+    STEPS: tl.constexpr,
+    DEPTH: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    source, earlier = x + row * num_steps * CHANNELS, before + row * before_stride
+    _keep(source, earlier, after + row * after_stride, tl.load(ends + row), width, CHANNELS, STEPS, DEPTH)
+
+
 @triton.jit(do_not_specialize=["num_steps"])  # type: ignore[untyped-decorator]
 def _snakes_kernel(
     x: tl.tensor,
@@ -174,9 +222,9 @@ def _snakes_kernel(
 
 
 def conv(
-    x: Tensor, weights: ConvWeights, epilogue: Epilogue, *, left: int = 0, right: int = 0, tail: Tensor | None = None
+    x: Tensor, weights: ConvWeights, epilogue: Epilogue, *, left: int = 0, right: int = 0, tail: Tail | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """See `conv_plain`; x and residuals must be contiguous, a tail contiguous in each row.
+    """See `conv_plain`; x and residuals must be contiguous.
 
     float32 is multiplied in TF32 where torch may do that in convolutions (`torch.backends.cudnn.allow_tf32`).
     """
@@ -195,7 +243,9 @@ def conv(
     tile = _tile(batch * num_out, channels_in, channels_out, weights.taps.element_size())
     _conv_kernel[(triton.cdiv(num_out, tile.steps), triton.cdiv(channels_out, tile.columns), batch)](
         x,
-        x if tail is None else tail,
+        x if tail is None else tail.before,
+        unused if tail is None else tail.after,
+        unused if tail is None else tail.ends,
         weights.taps,
         weights.bias,
         *residuals,
@@ -207,7 +257,8 @@ def conv(
         num_in,
         num_out,
         left,
-        0 if tail is None else tail.stride(0),
+        0 if tail is None else tail.before.stride(0),
+        0 if tail is None else tail.after.stride(0),
         epilogue.scale,
         0.0 if wanted is None else wanted.slope,
         kernel,
@@ -227,6 +278,24 @@ def conv(
         num_stages=tile.stages,
     )
     return total, activated
+
+
+def keep(x: Tensor, tail: Tail) -> None:
+    """See `keep_plain`; x must be contiguous."""
+    batch, num_steps, channels = x.shape
+    assert x.is_contiguous()
+    depth = min(64, triton.next_power_of_2(channels))
+    _keep_kernel[(batch,)](
+        x,
+        *tail,
+        num_steps,
+        tail.before.stride(0),
+        tail.after.stride(0),
+        tail.before.shape[1],
+        CHANNELS=channels,
+        STEPS=_KEPT_VALUES // depth,
+        DEPTH=depth,
+    )
 
 
 def snakes(x: Tensor, alphas: Tensor, inverses: Tensor, dtype: torch.dtype) -> Tensor:

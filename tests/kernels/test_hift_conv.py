@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, conv_plain, snakes_plain
+from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, Tail, conv_plain, keep_plain, snakes_plain
 
 CASES = [
     # in, out, kernel, dilation, residuals, kind, has_tail, has_ends, keeps_sum
@@ -41,10 +41,13 @@ def make(case, steps, device, batch=3, dtype=torch.float32):
         torch.tensor([steps, steps // 2, 1][:batch], device=device) if has_ends else None,
         dtype,
     )
-    # A tail inside a wider row, as states of all layers lie one after another.
-    tail = draw(batch, left * channels_in + 7)[:, 5:-2].unflatten(1, (left, channels_in)) if has_tail and left else None
-    if tail is not None:
-        tail = tail.to(dtype)
+    tail = None
+    if has_tail and left:
+        # Inside wider rows, as states of all layers lie one after another.
+        def flat(type_of_row):
+            return draw(batch, left * channels_in + 7).to(type_of_row)[:, 5:-2].unflatten(1, (left, channels_in))
+
+        tail = Tail(flat(dtype), flat(torch.float32), torch.tensor([steps, 2, 0][:batch], device=device))
     return draw(batch, steps, channels_in).to(dtype), weights, epilogue, left, right, tail
 
 
@@ -62,7 +65,12 @@ def test_the_kernel_agrees_with_the_plain_version(case, steps, dtype, device):
 
     x, weights, epilogue, left, right, tail = make(case, steps, device, dtype=dtype)
     expected = conv_plain(x, weights, epilogue, left=left, right=right, tail=tail)
+    if tail is not None:
+        kept = tail.after.clone()
+        tail.after.zero_()
     found = conv(x, weights, epilogue, left=left, right=right, tail=tail)
+    if tail is not None:
+        torch.testing.assert_close(tail.after, kept, atol=0.0, rtol=0.0)
     for mine, plain in zip(found, expected, strict=True):
         assert (mine is None) == (plain is None)
         if plain is not None:
@@ -85,8 +93,31 @@ def test_a_tail_is_what_came_before():
     """The second half with the first half's end as its tail equals the second half of the whole."""
     x, weights, epilogue, left, _, _ = make((8, 8, 5, 2, 0, "leaky", True, False, True), 40, "cpu")
     whole, _ = conv_plain(x, weights, epilogue, left=left)
-    second, _ = conv_plain(x[:, 20:], weights, epilogue, left=left, tail=x[:, 20 - left : 20])
+    tail = Tail(x[:, 20 - left : 20], torch.empty(3, left, 8), torch.tensor([20, 20, 20]))
+    second, _ = conv_plain(x[:, 20:], weights, epilogue, left=left, tail=tail)
     torch.testing.assert_close(second, whole[:, 20:])
+
+
+def test_what_is_kept_are_the_steps_before_an_end():
+    x, before = torch.randn(3, 9, 4), torch.randn(3, 5, 4)
+    tail = Tail(before, torch.empty(3, 5, 4), torch.tensor([9, 2, 0]))
+    keep_plain(x, tail)
+    assert torch.equal(tail.after[0], x[0, 4:])
+    assert torch.equal(tail.after[1], torch.cat([before[1, 2:], x[1, :2]]))
+    assert torch.equal(tail.after[2], before[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_keeping_agrees_with_the_plain_version(dtype, device):
+    from light_tts.kernels.hift_conv_triton import keep
+
+    for channels, width in ((18, 121), (80, 4)):
+        x, before = (torch.randn(3, steps, channels, device=device).to(dtype) for steps in (130, width))
+        ends = torch.tensor([130, 3, 0], device=device)
+        found, expected = (Tail(before, torch.zeros(before.shape, device=device), ends) for _ in range(2))
+        keep(x, found)
+        keep_plain(x, expected)
+        assert torch.equal(found.after, expected.after)
 
 
 def test_rows_end_where_they_should():

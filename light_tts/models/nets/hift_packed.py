@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from light_tts.kernels.harmonic_source import SourceShape, counter_noise, harmonic_source_plain
-from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, conv_plain, snakes_plain
+from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, Tail, conv_plain, keep_plain, snakes_plain
 from light_tts.kernels.hift_spectrum import overlap_add_plain, spectrum_plain
 from light_tts.models.nets.hift import LAST_LEAKY_SLOPE, MAX_MAGNITUDE, HiftNet
 from light_tts.models.nets.hift_layers import Conv, ResBlock, Snake, Upsample
@@ -26,6 +26,7 @@ class HiftKernels(NamedTuple):
     """The fused parts; see the functions of `PLAIN_KERNELS`."""
 
     conv: Callable[..., tuple[Tensor | None, Tensor | None]]
+    keep: Callable[[Tensor, Tail], None]
     snakes: Callable[[Tensor, Tensor, Tensor, torch.dtype], Tensor]
     source: Callable[..., Tensor]
     spectrum: Callable[[Tensor, Tensor, float], Tensor]
@@ -44,16 +45,16 @@ def _source_plain(
     return harmonic_source_plain(f0, phases, frames, noise, shape)
 
 
-PLAIN_KERNELS = HiftKernels(conv_plain, snakes_plain, _source_plain, spectrum_plain, overlap_add_plain)
+PLAIN_KERNELS = HiftKernels(conv_plain, keep_plain, snakes_plain, _source_plain, spectrum_plain, overlap_add_plain)
 
 
 def triton_kernels() -> HiftKernels:
     """The same for a GPU. Raises ImportError without Triton."""
     from light_tts.kernels.harmonic_source_triton import harmonic_source
-    from light_tts.kernels.hift_conv_triton import conv, snakes
+    from light_tts.kernels.hift_conv_triton import conv, keep, snakes
     from light_tts.kernels.hift_spectrum_triton import overlap_add, spectrum
 
-    return HiftKernels(conv, snakes, harmonic_source, spectrum, overlap_add)
+    return HiftKernels(conv, keep, snakes, harmonic_source, spectrum, overlap_add)
 
 
 class _PackedConv(NamedTuple):
@@ -134,7 +135,7 @@ class PackedHift:
         inside = None if ends is None else _inside(x, ends)
         for index, (matrix, bias, kernel, width) in enumerate(self._f0_convs):
             if width:
-                before = around.tail(x, width, 1)
+                before = self.context(x, around, width, 1)
                 x = F.pad(x, (0, 0, width, 0)) if before is None else torch.cat([before, x], dim=1)
             if not self.net.is_causal:
                 x = F.pad(x, (0, 0, 1, 1))
@@ -144,6 +145,14 @@ class PackedHift:
             if inside is not None and index < len(self._f0_convs) - 1:
                 x = x * inside
         return F.linear(x, *self._classifier).squeeze(2).abs()
+
+    def context(self, x: Tensor, around: Surroundings, width: int, rate: int) -> Tensor | None:
+        """[B, width, C]: what lies before x [B, T, C], whose own last steps are kept; None: zeros."""
+        tail = around.tail(x, width, rate)
+        if tail is None:
+            return None
+        self._kernels.keep(x, tail)
+        return tail.before
 
     def source(
         self, f0: Tensor, phases: Tensor, frames: Tensor, noise_keys: Tensor, table: Tensor | None = None
@@ -205,7 +214,7 @@ class PackedHift:
 
     def _shift_one_step(self, x: Tensor, around: Surroundings, rate: int, is_first: Tensor | None) -> Tensor:
         """Put one step before x: at the start of an utterance its second step (a reflection), else the step before."""
-        before = around.tail(x, 1, rate)
+        before = self.context(x, around, 1, rate)
         if before is None:
             before = x[:, 1:2]
         elif is_first is not None:
@@ -217,7 +226,7 @@ class PackedHift:
     ) -> tuple[Tensor, Tensor]:
         """The source's spectrum brought down to a stage's rate, [B, T, C], and the same activated."""
         conv = cast(Conv, self.net.generator.source_downs[stage])
-        tail = around.tail(spectra, conv.left, math.prod(self.net.generator.rates))
+        tail = self.context(spectra, around, conv.left, math.prod(self.net.generator.rates))
         before = conv.left or conv.both_sides
         batch, num_steps, channels = spectra.shape
         steps = spectra.new_zeros(

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from light_tts.models.nets.hift_surroundings import CarriedTails, Edges, TailLayer, TailLayout, TailProbe
+from light_tts.kernels.hift_conv import keep_plain
+from light_tts.models.nets.hift_surroundings import CarriedTails, Edges, TailLayer, TailProbe, num_tail_values
 
 CPU = torch.device("cpu")
 LAYERS = [TailLayer(2, 5, 1), TailLayer(7, 3, 2), TailLayer(1, 4, 2), TailLayer(20, 2, 6)]
@@ -19,19 +20,20 @@ TYPES = [torch.float32, torch.float16, torch.float16, torch.float32]
 @settings(max_examples=30, deadline=None)
 def test_each_layer_finds_the_last_steps_of_its_stream(pieces, padding):
     """Two streams with pieces of different lengths, also shorter than a context."""
-    layout = TailLayout(LAYERS, CPU)
-    carried = torch.zeros(2, layout.num_values)
+    carried = torch.zeros(2, num_tail_values(LAYERS))
     past = [torch.zeros(2, layer.width, layer.channels) for layer in LAYERS]
     for lengths in pieces:
-        tails = CarriedTails(layout, carried, torch.tensor(lengths))
+        tails = CarriedTails(carried, torch.tensor(lengths))
         for index, (layer, dtype) in enumerate(zip(LAYERS, TYPES, strict=True)):
             x = torch.randn(2, (max(lengths) + padding) * layer.rate, layer.channels).to(dtype)
-            before = tails.tail(x, layer.width, layer.rate)
-            assert before is not None
-            assert before.dtype is dtype
-            assert before.storage_offset() % 16 == 0
-            assert before.stride(0) % 16 == 0
-            torch.testing.assert_close(before.float(), past[index], rtol=0, atol=0)
+            tail = tails.tail(x, layer.width, layer.rate)
+            assert tail is not None
+            assert tail.before.dtype is dtype
+            for part in (tail.before, tail.after):
+                assert part.storage_offset() % 16 == 0
+                assert part.stride(0) % 16 == 0
+            torch.testing.assert_close(tail.before.float(), past[index], rtol=0, atol=0)
+            keep_plain(x, tail)
             rows = [torch.cat([past[index][row], x[row, : lengths[row] * layer.rate].float()]) for row in range(2)]
             past[index] = torch.stack([row[-layer.width :] for row in rows])
         carried = tails.packed()
@@ -42,12 +44,14 @@ def test_the_probe_learns_the_layout():
     probe = TailProbe(CPU)
     assert probe.tail(torch.zeros(1, 4, 3), 0, 1) is None
     for layer in LAYERS:
-        zeros = probe.tail(torch.zeros(1, 9, layer.channels), layer.width, layer.rate)
-        assert zeros is not None
-        assert zeros.shape == (1, layer.width, layer.channels)
-        assert not zeros.any()
+        x = torch.randn(1, 9, layer.channels)
+        tail = probe.tail(x, layer.width, layer.rate)
+        assert tail is not None
+        assert tail.before.shape == (1, layer.width, layer.channels)
+        assert not tail.before.any()
+        keep_plain(x, tail)
     assert probe.layers == LAYERS
-    assert TailLayout(probe.layers, CPU).num_values == 16 + 32 + 16 + 48
+    assert num_tail_values(probe.layers) == 16 + 32 + 16 + 48
 
 
 def test_ends_are_computed_once_for_each_rate():
