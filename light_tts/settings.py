@@ -105,7 +105,7 @@ class LLMSettings:
     max_lead_s: float = setting(
         0.0,
         "seconds of speech that a stream may be ahead of its listener; it then rests while there are others, which "
-        "leaves more of a small GPU to the flow; 0: no limit",
+        "leaves more of a small GPU to the flow; 0: no limit; with less than 4 the next chunk may lack its codes",
         ge=0,
     )
     overlap_kernels: bool = setting(
