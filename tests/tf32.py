@@ -1,4 +1,4 @@
-"""Whether float32 matrices and convolutions may be multiplied in TF32, for the length of a test on a GPU."""
+"""Whether float32 convolutions may be computed in TF32, for the length of a test on a GPU."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 @contextmanager
 def tf32(is_allowed: bool) -> Iterator[None]:
-    """Set it for products and convolutions, and back as it was.
+    """Set it, and back as it was. Products of matrices are exact meanwhile, as they are unless somebody asks torch for less.
 
     By hand: torch keeps these attributes outside of its modules' dictionaries, where pytest's monkeypatch cannot
     restore them.
     """
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_allowed
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, is_allowed
     try:
         yield
     finally:
