@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def tf32(is_allowed: bool) -> Iterator[None]:
-    """Set it, and back as it was. Products of matrices are exact meanwhile, as they are unless somebody asks torch for less.
+    """Set it, and back as it was. Products of matrices are exact meanwhile, as torch computes them by default.
 
     By hand: torch keeps these attributes outside of its modules' dictionaries, where pytest's monkeypatch cannot
     restore them.
