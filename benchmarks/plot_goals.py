@@ -92,7 +92,7 @@ def draw() -> str:
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" font-family="sans-serif" font-size="13">'
         f'<rect width="{WIDTH}" height="{y}" fill="white"/>'
-        f'<text x="10" y="20" font-weight="bold">One H100, full-size random weights: times better than "pass"</text>'
+        f'<text x="10" y="20" font-weight="bold">One H200, full-size random weights: times better than "pass"</text>'
         f'<text x="10" y="38" fill="#555">the line is pass, the ring is the goal; logarithmic</text>'
         f'<line x1="{line:.1f}" x2="{line:.1f}" y1="{TOP}" y2="{y - 20}" stroke="#888"/>'
     )

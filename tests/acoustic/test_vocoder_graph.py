@@ -234,15 +234,16 @@ def test_without_memory_for_more_recordings_calls_are_computed(kind, no_gpu, mon
 @pytest.mark.gpu
 @BOTH
 @pytest.mark.parametrize(
-    ("dtype", "may_round", "most_error"),
+    ("dtype", "may_round", "most_error", "most_apart"),
     [
-        (torch.float32, False, 0.005),
-        (torch.float32, True, 0.4),
-        (torch.float16, True, 0.4),
-        (torch.bfloat16, True, 0.8),
+        (torch.float32, False, 0.005, 0.002),
+        (torch.float32, True, 0.05, 0.03),
+        (torch.float16, True, 0.05, 0.03),
+        (torch.bfloat16, True, 0.2, 0.2),
     ],
 )
-def test_recorded_calls_agree_with_the_cpu(kind, dtype, may_round, most_error):
+def test_recorded_calls_agree_with_the_cpu(kind, dtype, may_round, most_error, most_apart):
+    """most_apart: of a sample, alone and in a crowd, whose sums are added in another order."""
     from light_tts.models.nets.hift_packed import triton_kernels
 
     mel = MELS[kind].repeat(1, 6)
@@ -259,6 +260,5 @@ def test_recorded_calls_agree_with_the_cpu(kind, dtype, may_round, most_error):
         mine = torch.cat(mine)
         assert mine.shape == expected.shape
         error = (mine - expected).norm() / expected.norm()
-        # An untrained network turns small errors into other phases; exact products must agree closely.
         assert error < most_error, (seed, error)
-    torch.testing.assert_close(torch.cat(alone[0]), torch.cat(found[0]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(torch.cat(alone[0]), torch.cat(found[0]), atol=most_apart, rtol=0)
