@@ -7,6 +7,7 @@ from light_tts.settings import LLMSettings, Settings
 
 FEWEST_GOOD_FLOW_STEPS = 4
 MOST_STEPS_BETWEEN_ADMISSIONS = 32
+LEAST_GOOD_LEAD_S = 4.0  # half of it is left when a stream goes on, and a chunk of the flow takes 1.1 s of it
 STEP_MS = 10.0  # a decoding step of a busy GPU, for an estimate
 BUILT_IN_ONLY = (
     "block_tokens", "kv_watermark", "expected_output_tokens", "steps_between_admissions", "graph_max_batch_size",
@@ -26,6 +27,12 @@ def advice(settings: Settings) -> list[str]:
         found.append(
             f"steps_between_admissions {waited}: a new request may wait {waited} decoding steps, about "
             f"{waited * STEP_MS / 1000.0:.1f} s at {STEP_MS:g} ms each, before it begins"
+        )
+    lead_s = settings.llm.max_lead_s
+    if 0.0 < lead_s < LEAST_GOOD_LEAD_S:
+        found.append(
+            f"max_lead_s {lead_s:g}: below {LEAST_GOOD_LEAD_S:g} a stream that has rested may lack codes for its next "
+            "chunk, and its listener hears a gap"
         )
     hop = settings.acoustic.token_hop_len
     if hop is not None and hop % FLOW_CHUNK_TOKENS:

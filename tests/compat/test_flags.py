@@ -291,13 +291,14 @@ def test_variables_of_lighttts() -> None:
 
 def test_doubtful_values_are_warned_of() -> None:
     doubtful = {"router_max_wait_tokens": 512, "flow_steps": 3, "token_hop_len": 30, "http_workers": 200,
-                "sample_close": True}  # fmt: skip
+                "sample_close": True, "max_lead_s": 2}  # fmt: skip
     warnings = "\n".join(load(doubtful).warnings)
     assert "a new request may wait 512 decoding steps, about 5.1 s" in warnings
     assert "flow_steps 3" in warnings
     assert "token_hop_len 30" in warnings
     assert "http_workers 200" in warnings
     assert "greedy" in warnings
+    assert "max_lead_s 2: below 4 a stream that has rested may lack codes" in warnings
 
 
 WORDS = st.one_of(
