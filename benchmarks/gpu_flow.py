@@ -26,7 +26,8 @@ from gpu_timing import median_ms
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.bench.machine import describe_machine
-from light_tts.kernels.flow_kernels import can_overlap, triton_kernels
+from light_tts.kernels.flow_kernels import triton_kernels
+from light_tts.kernels.overlapping import can_overlap
 from light_tts.models.family import families
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import read_model_config

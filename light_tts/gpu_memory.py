@@ -26,12 +26,7 @@ def claim_gpu_memory(
     """
     if placement.device.type != "cuda":
         return None
-    precision = Precision(
-        **placement.describe(),
-        weights=weights,
-        kv_int8=settings.llm.kv_cache_dtype == "int8",
-        flow_states_int8=settings.acoustic.flow_cache_dtype == "int8",
-    )
+    precision = Precision.of(settings, placement.describe(), weights)
     sizes = sizes_of_directory(directory, precision, steps=settings.acoustic.flow_steps)
     free_bytes, total_bytes = torch.cuda.mem_get_info(placement.device)
     # The context is there already, kernels are loaded as they are met: about half of the part is taken by now.

@@ -23,6 +23,7 @@ from light_tts.models.model_config import read_model_config
 from light_tts.models.model_dir import ModelDirectory
 from light_tts.models.random_weights import PUBLISHED_BACKBONE
 from light_tts.models.yaml_config import read_config
+from light_tts.settings import Settings
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -45,6 +46,16 @@ class Precision:
     weights: WeightPlan
     kv_int8: bool = False
     flow_states_int8: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings, dtypes: Mapping[str, str], weights: WeightPlan) -> Precision:
+        """As the settings say. dtypes: names by stage, with `auto` resolved."""
+        return cls(
+            **dtypes,
+            weights=weights,
+            kv_int8=settings.llm.kv_cache_dtype == "int8",
+            flow_states_int8=settings.acoustic.flow_cache_dtype == "int8",
+        )
 
 
 @dataclass(frozen=True)

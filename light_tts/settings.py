@@ -180,7 +180,6 @@ class AcousticSettings:
         "half of what everything else leaves",
         ge=0,
     )
-
     flow_cache_dtype: Literal["auto", "int8"] = setting(
         "auto",
         "on a GPU, precision of the flow's cached keys and values; auto: that of the flow; int8: half the memory, "

@@ -20,7 +20,8 @@ from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
-from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
+from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
+from light_tts.kernels.overlapping import can_overlap
 from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -71,31 +72,16 @@ class PagePool:
         self.chunk_tokens = net.chunk_tokens
 
         def levels(pages: int, device: torch.device | str) -> tuple[PagedLevel, PagedLevel, PagedLevel]:
-            return (
-                _level(
-                    pages,
-                    (1, body.token_layers, 1, net.chunk_tokens, 2 * body.width),
-                    body.token_tails,
-                    net.dtype,
-                    device,
-                ),
-                _level(
-                    pages,
-                    (1, body.frame_layers, 1, net.chunk_frames, 2 * body.width),
-                    body.frame_tails,
-                    net.dtype,
-                    device,
-                ),
-                _level(
-                    pages,
-                    (steps, estimator.num_attention_layers, GUIDANCE_ROWS, net.chunk_frames, step_width),
-                    net.estimator_tails,
-                    net.dtype,
-                    device,
-                    step_type,
-                    has_dump=False,
-                ),
+            make = partial(_level, pages, dtype=net.dtype, device=device)
+            tokens, frames = (
+                make((1, layers, 1, length, 2 * body.width), tails)
+                for layers, length, tails in (
+                    (body.token_layers, net.chunk_tokens, body.token_tails),
+                    (body.frame_layers, net.chunk_frames, body.frame_tails),
+                )
             )
+            shape = (steps, estimator.num_attention_layers, GUIDANCE_ROWS, net.chunk_frames, step_width)
+            return tokens, frames, make(shape, net.estimator_tails, step_type=step_type, has_dump=False)
 
         self.page_bytes = sum(level.page_bytes() for level in levels(1, "meta"))
         self.num_pages = num_bytes // self.page_bytes
@@ -129,10 +115,10 @@ def _level(
     pages: int,
     sizes: tuple[int, int, int, int, int],
     tails: Sequence[Tail],
+    *,
     dtype: torch.dtype,
     device: torch.device | str,
     step_type: torch.dtype | None = None,
-    *,
     has_dump: bool = True,
 ) -> PagedLevel:
     evaluations, _, rows, _, _ = sizes

@@ -48,15 +48,10 @@ def precision_of(settings: Settings) -> Precision:
     def dtype(stage: str, wanted: DType) -> str:
         return _AUTOMATIC[stage] if wanted == "auto" else wanted
 
-    model, llm = settings.model, settings.llm
-    return Precision(
-        llm=dtype("llm", model.llm_dtype),
-        flow=dtype("flow", model.flow_dtype),
-        vocoder=dtype("vocoder", model.vocoder_dtype),
-        weights=plan_weights(llm),
-        kv_int8=llm.kv_cache_dtype == "int8",
-        flow_states_int8=settings.acoustic.flow_cache_dtype == "int8",
-    )
+    model = settings.model
+    wanted = {"llm": model.llm_dtype, "flow": model.flow_dtype, "vocoder": model.vocoder_dtype}
+    dtypes = {stage: dtype(stage, name) for stage, name in wanted.items()}
+    return Precision.of(settings, dtypes, plan_weights(settings.llm))
 
 
 def _sizes(settings: Settings, family: str | None, precision: Precision) -> ModelSizes:

@@ -285,7 +285,7 @@ class _Tile(NamedTuple):
 
 def _tile(num_rows: int, num_steps: int, heads: int, page_steps: int, *, is_int8: bool, has_positions: bool) -> _Tile:
     """Few queries and many keys while programs are too few for a device; measured on an H100."""
-    one_page = max(_LEAST_DOT_ROWS, triton.next_power_of_2(page_steps))
+    one_page = _powered(page_steps)
     programs = num_rows * heads * triton.cdiv(num_steps, 64)
     is_alone = programs <= _FEW_PROGRAMS
     if has_positions:  # distances within a tile are those of neighbours: of one page only
@@ -338,7 +338,7 @@ def paged_chunk_attention(
         HEADS=heads,
         HEAD_DIM=head_dim,
         PAGE_STEPS=page_steps,
-        PAGE_TILE=max(_LEAST_DOT_ROWS, triton.next_power_of_2(page_steps)),
+        PAGE_TILE=_powered(page_steps),
         QUERIES=tile.queries,
         KEYS=tile.keys,
         OWN=tile.own,

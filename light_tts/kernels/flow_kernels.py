@@ -93,15 +93,10 @@ def plain_kernels() -> FlowKernels:
     )
 
 
-def can_overlap(device: torch.device) -> bool:
-    """True where a kernel may begin while the one before ends: compute capability 9.0."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
 def triton_kernels(*, overlaps: bool = False) -> FlowKernels:
     """For CUDA devices, and for Triton's interpreter. Needs Triton.
 
-    overlaps:  small kernels begin while the one before ends, where the device `can_overlap`.
+    overlaps:  small kernels begin while the one before ends, where the device can (`overlapping.py`).
     """
     from light_tts.kernels.flow_attention_triton import paged_chunk_attention
     from light_tts.kernels.flow_conv_triton import paged_conv

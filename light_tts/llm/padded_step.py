@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from light_tts.kernels.decoder_rows import rms_norm_plain, silu_mul_plain
 from light_tts.kernels.draw import MAX_TOP_K, DrawRows
 from light_tts.kernels.embedding import EmbeddingTables, RowInputs, embed_plain
+from light_tts.kernels.overlapping import can_overlap
 from light_tts.kernels.packed_attention import PackedPages, packed_attention_plain
 from light_tts.kernels.paged_decode import DecodePages, decode_attention_plain
 from light_tts.llm.paged_attention import PagedKVCache
@@ -82,17 +83,12 @@ def triton_kernels(lm: SpeechLM, sampler: Sampler, *, overlaps: bool = False) ->
     if can_fuse(lm.dtype):
         products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace))
         versions.insert(0, basis._replace(name="fused", products=products, most_rows=MOST_FUSED_ROWS))
-    if can_fuse(lm.dtype) and overlaps and _can_overlap(lm.device):
+    if can_fuse(lm.dtype) and overlaps and can_overlap(lm.device):
         products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace, pdl=True))
         attention = DecodeAttention(workspace.counters, pdl=True)
         overlapping = versions[0]._replace(name="overlapping", products=products, decode_attention=attention)
         versions.insert(0, overlapping)
     return versions
-
-
-def _can_overlap(device: torch.device) -> bool:
-    """True where programmatic dependent launch exists."""
-    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def plain_draw(sampler: Sampler) -> Draw:

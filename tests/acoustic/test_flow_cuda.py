@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_graphs import PagedRunner, why_not
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
-from light_tts.kernels.flow_kernels import FlowKernels, can_overlap, triton_kernels
+from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
+from light_tts.kernels.overlapping import can_overlap
 from light_tts.models.family import family_named
 from light_tts.models.manifests import published_shapes
 from light_tts.models.model_config import read_model_config
