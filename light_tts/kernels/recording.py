@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -25,12 +27,31 @@ def record_graph(compute: Callable[[], object], memory: Any, stream: torch.cuda.
     current = torch.cuda.current_stream()
     stream.wait_stream(current)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), garbage_left_alone():
         # Not the context manager of torch: it waits for the device and empties the allocator's caches for everybody.
         graph.capture_begin(pool=memory, capture_error_mode="thread_local")
         try:
             compute()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with suppress(RuntimeError):  # says only that something failed before
+                graph.capture_end()
+            raise
+        graph.capture_end()
     current.wait_stream(stream)
     return graph
+
+
+@contextmanager
+def garbage_left_alone() -> Iterator[None]:
+    """No thread collects garbage meanwhile.
+
+    Old graphs and pinned memory may be in it: to destroy the ones, or to note on a stream when the others are free,
+    spoils what is being recorded, whichever thread does it (pytorch/pytorch pull request 161037).
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
