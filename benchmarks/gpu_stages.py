@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
-from light_tts.acoustic.flow_graphs import flow_runner
+from light_tts.acoustic.flow_graphs import RunnerSearch
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
 from light_tts.acoustic.vocoder_graph import VocoderGraphs
 from light_tts.bench.machine import describe_machine
@@ -107,7 +107,7 @@ def measure_flow(
         "p", torch.randint(0, 6561, (PROMPT_TOKENS,)), torch.randn(2 * PROMPT_TOKENS, 80) - 5, torch.randn(192)
     )
     tokens = torch.randint(0, 6561, (300,))
-    runner = flow_runner(net, cache_bytes=8 << 30, steps=10, most_graphs=80)
+    runner = RunnerSearch(net, cache_bytes=8 << 30, steps=10, most_graphs=80).result()
     decoder = FlowDecoder(net, prompt_cache_bytes=8 << 30, stream_cache_bytes=0, runner=runner)
     start_s = time.perf_counter()
     decoder.warm_up(max(batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.flow import FlowDecoder
-from light_tts.acoustic.flow_graphs import flow_runner
+from light_tts.acoustic.flow_graphs import RunnerSearch
 from light_tts.acoustic.vocoder import WaveDecoder
 from light_tts.acoustic.vocoder_graph import fastest_vocoder, record_ahead
 from light_tts.assets import builtin_model_dir
@@ -22,6 +23,7 @@ from light_tts.frontend.frontend import Frontend
 from light_tts.gpu_memory import claim_gpu_memory
 from light_tts.gpu_turns import NO_TURNS, GpuTurns
 from light_tts.half_precision import load_finite_flow, load_finite_vocoder
+from light_tts.kernels.compile_pool import compile_processes
 from light_tts.llm.backend import SpeechTokenBackend
 from light_tts.llm.engine import SpeechTokenEngine
 from light_tts.llm.quantization import matrix_maker
@@ -55,8 +57,13 @@ class EngineParts:
 def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress) -> EngineParts:
     """Load the model directory of the settings; see `TTSEngine.load`."""
     prepare_gpu(os.environ)
-    weights = plan_weights(settings.llm)
     placement = place(settings.model)
+    with compile_processes() if placement.device.type == "cuda" else nullcontext():
+        return _load_parts(settings, placement, events, progress)
+
+
+def _load_parts(settings: Settings, placement: Placement, events: EngineEvents, progress: StartProgress) -> EngineParts:
+    weights = plan_weights(settings.llm)
     if placement.device.type == "cpu":
         prepare_cpu(settings.model.cpu_threads)
         settings = replace(settings, acoustic=settings.acoustic.on_cpu())
@@ -100,8 +107,13 @@ def load_parts(settings: Settings, events: EngineEvents, progress: StartProgress
             start_llm = partial(_vllm_backend, directory, placement, settings, events)
         else:
             start_llm = partial(_built_in_backend, directory, settings, events, turns, progress)
-        llms = {style: start_llm(loaded.result()) for style, loaded in lms.items()}
-        flow = _flow_decoder(flow_net.result().net, settings)
+        loaded_lms = {style: loaded.result() for style, loaded in lms.items()}
+        search = _runner_search(flow_net.result().net, settings)
+        if not uses_vllm:
+            # The flow has the most kernels: they are compiled while the language model's steps are recorded.
+            search.begin()
+        llms = {style: start_llm(lm) for style, lm in loaded_lms.items()}
+        flow = _flow_decoder(flow_net.result().net, search, settings)
         vocoder, vocoder_dtype = loaded_vocoder.result()
     acoustic = settings.acoustic
     vocoder = record_ahead(vocoder, crossfade=acoustic.crossfade, max_rows=acoustic.max_batch, progress=progress)
@@ -162,16 +174,23 @@ def _load_vocoder(
     return vocoder, loaded.dtype
 
 
-def _flow_decoder(net: FlowNet, settings: Settings) -> FlowDecoder:
-    prompt_bytes, stream_bytes = (
-        mb * MB for mb in (settings.acoustic.prompt_cache_mb, settings.acoustic.least_stream_cache_mb)
-    )
-    runner = flow_runner(
+def _runner_search(net: FlowNet, settings: Settings) -> RunnerSearch:
+    return RunnerSearch(
         net,
-        cache_bytes=prompt_bytes + stream_bytes,
+        cache_bytes=sum(_flow_cache_bytes(settings)),
         steps=settings.acoustic.flow_steps,
         most_graphs=0 if settings.llm.disable_cudagraph else settings.acoustic.flow_graphs,
+        max_rows=settings.acoustic.max_batch,
         int8_states=settings.acoustic.flow_cache_dtype == "int8",
         may_overlap=settings.llm.overlap_kernels,
     )
-    return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=runner)
+
+
+def _flow_decoder(net: FlowNet, search: RunnerSearch, settings: Settings) -> FlowDecoder:
+    prompt_bytes, stream_bytes = _flow_cache_bytes(settings)
+    return FlowDecoder(net, prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes, runner=search.result())
+
+
+def _flow_cache_bytes(settings: Settings) -> tuple[int, int]:
+    """Of prompts, and of streams."""
+    return settings.acoustic.prompt_cache_mb * MB, settings.acoustic.least_stream_cache_mb * MB

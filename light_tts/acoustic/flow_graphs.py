@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.acoustic.flow_schedule import Schedule
 from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
 from light_tts.events import NO_PROGRESS, StartProgress
-from light_tts.kernels.compile_ahead import compile_ahead
+from light_tts.kernels.compile_ahead import KernelsAhead, begin_compiling
 from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
 from light_tts.kernels.overlapping import can_overlap
 from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
@@ -50,47 +51,82 @@ def why_not(net: FlowNet) -> str | None:
     return None
 
 
-def flow_runner(
-    net: FlowNet,
-    *,
-    cache_bytes: int,
-    steps: int,
-    most_graphs: int,
-    int8_states: bool = False,
-    may_overlap: bool = False,
-) -> FlowRunner:
+class RunnerSearch:
     """The fastest runner that works here; says in the log why a GPU gets the plain one.
+
+    In two parts, so that others may record while the kernels of its calls are being compiled. Both belong to the
+    thread on which everything is recorded.
 
     cache_bytes:  of all kept states.
     steps:        of the calls whose states may be kept, at most.
     most_graphs:  recorded calls; 0: the plain runner.
+    max_rows:     of the calls whose kernels are compiled ahead.
     int8_states:  keep keys and values in int8; not where the plain runner computes.
     may_overlap:  try kernels that are launched before the one before has ended, where the GPU can.
     """
-    if net.device.type != "cuda" or not most_graphs:
-        return PlainRunner(net)
-    reason = why_not(net)
-    if reason is not None:
-        logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
-        return PlainRunner(net)
-    for name, fuses, overlaps in _KINDS:
-        if overlaps and not (may_overlap and can_overlap(net.device)):
-            continue
-        try:
-            runner = PagedRunner(
-                net,
-                cache_bytes=cache_bytes,
-                steps=steps,
-                kernels=triton_kernels(overlaps=overlaps),
-                most_graphs=most_graphs,
-                fuses=fuses,
-                int8_states=int8_states,
-            )
-            runner.record(runner.sizes(max_rows=1)[:1])
-            return runner
-        except Exception as error:  # whatever Triton or the driver says: speaking slowly is better than not at all
-            logger.warning("flow calls do without %s: %s: %s", name, type(error).__name__, error)
-    return PlainRunner(net)
+
+    def __init__(
+        self,
+        net: FlowNet,
+        *,
+        cache_bytes: int,
+        steps: int,
+        most_graphs: int,
+        max_rows: int = 1,
+        int8_states: bool = False,
+        may_overlap: bool = False,
+    ) -> None:
+        self._net, self._may_overlap = net, may_overlap
+        self._max_rows, self._most_graphs = max_rows, most_graphs
+        self._new_runner = partial(
+            PagedRunner, net, cache_bytes=cache_bytes, steps=steps, most_graphs=most_graphs, int8_states=int8_states
+        )
+        self._kinds = self._kinds_to_try() if net.device.type == "cuda" and most_graphs else iter(())
+        self._candidate: tuple[str, PagedRunner] | None = None
+
+    def begin(self) -> None:
+        """Make the next candidate, and begin to compile the kernels of its calls."""
+        self._candidate = None  # its memory is for the next one
+        for name, fuses, overlaps in self._kinds:
+            try:
+                runner = self._new_runner(kernels=triton_kernels(overlaps=overlaps), fuses=fuses)
+                runner.begin_compiling(runner.sizes(self._max_rows)[: self._most_graphs])
+                self._candidate = name, runner
+                return
+            except Exception as error:  # whatever Triton or the driver says: speaking slowly is better than not at all
+                _warn_of_failure(name, error)
+
+    def result(self) -> FlowRunner:
+        """The runner, its first call recorded."""
+        if self._candidate is None:
+            self.begin()
+        while self._candidate is not None:
+            if _can_record(*self._candidate):
+                return self._candidate[1]
+            self.begin()
+        return PlainRunner(self._net)
+
+    def _kinds_to_try(self) -> Iterator[tuple[str, bool, bool]]:
+        reason = why_not(self._net)
+        if reason is not None:
+            logger.warning("flow calls are not recorded as CUDA graphs: %s", reason)
+            return
+        for name, fuses, overlaps in _KINDS:
+            if not overlaps or (self._may_overlap and can_overlap(self._net.device)):
+                yield name, fuses, overlaps
+
+
+def _can_record(name: str, runner: PagedRunner) -> bool:
+    try:
+        runner.record(runner.sizes(max_rows=1)[:1])
+    except Exception as error:  # as above
+        _warn_of_failure(name, error)
+        return False
+    return True
+
+
+def _warn_of_failure(name: str, error: Exception) -> None:
+    logger.warning("flow calls do without %s: %s: %s", name, type(error).__name__, error)
 
 
 class PagedRunner:
@@ -130,6 +166,8 @@ class PagedRunner:
         )
         self._table = SizeTable(self._sight, net.chunk_frames)
         self._recorded: dict[CallSize, FlowCall] = {}
+        self._met: set[tuple[bool, int]] = set()  # kinds of sizes whose kernels are compiled, or are being compiled
+        self._compiling: list[KernelsAhead] = []
         net.noise  # noqa: B018 - copied to the device now, which no recording may do
         if most_graphs:
             self._memory = torch.cuda.graph_pool_handle()
@@ -232,21 +270,32 @@ class PagedRunner:
                 len(wanted) - num_new,
             )
 
-    def _compile(self, sizes: Iterable[CallSize], progress: StartProgress) -> None:
-        """Compile the kernels of calls of these sizes, several at once."""
+    def begin_compiling(self, sizes: Iterable[CallSize]) -> None:
+        """Begin to compile the kernels of calls of these sizes, unless that was begun before."""
         # Kernels differ with the magnitude of a call, and calls of one row have some of their own.
         kinds = {(size.rows == 1, (size.rows * size.chunks).bit_length()): size for size in sizes}
+        new = [size for kind, size in kinds.items() if kind not in self._met]
+        if not new:
+            return
+        self._met.update(kinds)
 
         def meet_kernels() -> None:
             self._stream.wait_stream(torch.cuda.current_stream())
             try:
                 with torch.cuda.stream(self._stream):  # what it leaves in the allocator's cache is for the recordings
-                    for size in kinds.values():
+                    for size in new:
                         self.new_call(size).compute_briefly()
             finally:
                 self._stream.synchronize()  # the calls that follow write to the same inputs
 
-        compile_ahead("flow", meet_kernels, progress)
+        self._compiling.append(begin_compiling("flow", meet_kernels))
+
+    def _compile(self, sizes: Iterable[CallSize], progress: StartProgress) -> None:
+        """Have the kernels of calls of these sizes compiled."""
+        self.begin_compiling(sizes)
+        for kernels in self._compiling:
+            kernels.wait(progress)
+        self._compiling.clear()
 
     def new_call(self, size: CallSize) -> FlowCall:
         """A call of this size that is not recorded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -13,11 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from light_tts.acoustic import flow_graphs
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.flow_call import FlowCall
-from light_tts.acoustic.flow_graphs import PagedRunner, flow_runner
+from light_tts.acoustic.flow_graphs import PagedRunner, RunnerSearch
 from light_tts.acoustic.flow_runner import PlainRunner
 from light_tts.acoustic.flow_sizes import CallSize
+from light_tts.events import StartProgress
 from light_tts.kernels.flow_kernels import plain_kernels
 from tests.acoustic.tiny_flow import (
     PLENTY,
@@ -176,6 +179,28 @@ def test_the_largest_size_is_recorded_first_then_the_most_useful_ones(monkeypatc
     assert runner.num_recorded == 4
 
 
+def test_kernels_of_each_kind_of_call_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (runner, _), began, waited = recording(monkeypatch, most=9), [], []
+
+    class Compiling:
+        def wait(self, progress: StartProgress) -> None:
+            waited.append(progress)
+
+    def begin(what: str, compute: Callable[[], object]) -> Compiling:
+        began.append(what)
+        return Compiling()
+
+    monkeypatch.setattr(flow_graphs, "begin_compiling", begin)
+    sizes = [runner.size_for(1, chunks, 0) for chunks in (4, 5, 7)]
+    runner.begin_compiling(sizes)
+    runner.begin_compiling(sizes[:1])
+    assert (began, waited) == (["flow"], [])
+    runner.record(sizes)
+    assert (began, len(waited)) == (["flow"], 1), "calls of like sizes have the same kernels"
+    runner.record([runner.size_for(2, 4, 0)])
+    assert (began, len(waited)) == (["flow"] * 2, 2)
+
+
 def test_recording_ends_with_its_time(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     runner, tried = recording(monkeypatch, most=9)
     runner.record([runner.size_for(1, chunks, 0) for chunks in (1, 2, 3)], budget_s=0.0)
@@ -213,7 +238,7 @@ def test_pages_that_run_out_are_refused_and_come_back() -> None:
 def test_without_a_gpu_or_graphs_the_plain_runner_serves() -> None:
     net = tiny_flow("cosyvoice3_tiny")
     for most_graphs in (0, 8):
-        runner = flow_runner(net, cache_bytes=PLENTY, steps=STEPS, most_graphs=most_graphs)
+        runner = RunnerSearch(net, cache_bytes=PLENTY, steps=STEPS, most_graphs=most_graphs).result()
         assert isinstance(runner, PlainRunner)
 
 

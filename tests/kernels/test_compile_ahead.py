@@ -19,37 +19,6 @@ from tests.acoustic.tiny_flow import layouts, tiny_flow
 from tests.llm.tiny_llm import load_tiny, stored_as_on_a_gpu
 
 
-class HopperDriver:
-    """Says what a driver says of an H100; a launch would fail, since nothing is there to launch with."""
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-
-@pytest.fixture
-def compiler(tmp_path, monkeypatch):
-    """Triton with an empty cache."""
-    pytest.importorskip("triton")
-    from triton import knobs
-    from triton.runtime import driver
-
-    if knobs.runtime.interpret:
-        pytest.skip("interpreting")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(module, "_num_threads", lambda: 2)
-    if not torch.cuda.is_available():
-        monkeypatch.setattr(driver, "_active", HopperDriver())
-    return knobs
-
-
 class Told:
     def __init__(self):
         self.compiled_so_far = []
