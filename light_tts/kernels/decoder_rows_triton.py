@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
+
 _SILU_BLOCK = 1024
 
 
@@ -43,7 +45,7 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `rms_norm_plain`; `hidden` must be contiguous."""
     num_rows, width = hidden.shape
     out = torch.empty_like(hidden)
-    block = triton.next_power_of_2(width)
+    block = power_of_2(width)
     _rms_norm_kernel[(num_rows,)](hidden, weight, out, eps, WIDTH=width, BLOCK=block, num_warps=4)
     return out
 
@@ -52,5 +54,5 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     """See `silu_mul_plain`; `gate_up` must be contiguous."""
     num_rows, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(num_rows, width, dtype=gate_up.dtype, device=gate_up.device)
-    _silu_mul_kernel[(num_rows, triton.cdiv(width, _SILU_BLOCK))](gate_up, out, WIDTH=width, BLOCK=_SILU_BLOCK)
+    _silu_mul_kernel[(num_rows, ceil_div(width, _SILU_BLOCK))](gate_up, out, WIDTH=width, BLOCK=_SILU_BLOCK)
     return out

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.draw import MAX_TOP_K, DrawRows
+from light_tts.kernels.launch_sizes import power_of_2
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -126,6 +127,6 @@ def draw(logits: Tensor, rows: DrawRows, *, least_repeats: float, invalid: int) 
     _draw_kernel[(num_rows,)](
         logits, rows.sources, rows.targets, rows.keys, rows.steps, rows.top_k, rows.greedy, rows.numbers, rows.blocked,
         rows.window, rows.drawn, least_repeats, invalid, rows.keys.stride(0), rows.numbers.stride(0),
-        HEAD=head_size, BLOCK=triton.next_power_of_2(head_size), WIN_SIZE=win_size,
-        BLOCK_WINDOW=triton.next_power_of_2(win_size), MOST=MAX_TOP_K, num_warps=8,
+        HEAD=head_size, BLOCK=power_of_2(head_size), WIN_SIZE=win_size,
+        BLOCK_WINDOW=power_of_2(win_size), MOST=MAX_TOP_K, num_warps=8,
     )  # fmt: skip

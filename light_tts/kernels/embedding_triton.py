@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.embedding import EmbeddingTables, RowInputs
+from light_tts.kernels.launch_sizes import power_of_2
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -58,6 +59,6 @@ def embed(inputs: RowInputs, tables: EmbeddingTables) -> tuple[Tensor, Tensor]:
     _embed_kernel[(num_rows,)](
         inputs.rows, inputs.sources, inputs.positions, inputs.drawn, tables.text, tables.speech,
         tables.inverse_frequencies, hidden, rotation, tables.text.shape[0], tables.speech_row0,
-        WIDTH=width, BLOCK=triton.next_power_of_2(width), PAIRS=pairs, num_warps=4,
+        WIDTH=width, BLOCK=power_of_2(width), PAIRS=pairs, num_warps=4,
     )  # fmt: skip
     return hidden, rotation

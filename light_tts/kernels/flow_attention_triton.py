@@ -17,6 +17,7 @@ from torch import Tensor
 from light_tts.kernels.attention_parts_triton import attend_tile, rotated, scores_by_distance
 from light_tts.kernels.flow_attention import FlowPages, RelativePositions
 from light_tts.kernels.kv_slots_triton import as_kept, round_steps, scales_of, store_scales
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
 _FEW_PROGRAMS = 16  # of 64 queries each
@@ -286,7 +287,7 @@ class _Tile(NamedTuple):
 def _tile(num_rows: int, num_steps: int, heads: int, page_steps: int, *, is_int8: bool, has_positions: bool) -> _Tile:
     """Few queries and many keys while programs are too few for a device; measured on an H100."""
     one_page = _powered(page_steps)
-    programs = num_rows * heads * triton.cdiv(num_steps, 64)
+    programs = num_rows * heads * ceil_div(num_steps, 64)
     is_alone = programs <= _FEW_PROGRAMS
     if has_positions:  # distances within a tile are those of neighbours: of one page only
         most_queries = _LEAST_DOT_ROWS if programs <= 2 * _FEW_PROGRAMS else 32
@@ -299,7 +300,7 @@ def _tile(num_rows: int, num_steps: int, heads: int, page_steps: int, *, is_int8
 
 
 def _powered(num_steps: int) -> int:
-    return int(max(_LEAST_DOT_ROWS, triton.next_power_of_2(num_steps)))
+    return max(_LEAST_DOT_ROWS, power_of_2(num_steps))
 
 
 def paged_chunk_attention(
@@ -316,7 +317,7 @@ def paged_chunk_attention(
     head_dim, is_int8 = width // heads, kept.dtype == torch.int8
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
     tile = _tile(rows, steps, heads, page_steps, is_int8=is_int8, has_positions=positions is not None)
-    num_tiles = triton.cdiv(steps, tile.queries)
+    num_tiles = ceil_div(steps, tile.queries)
     _attention_kernel[(2 * num_tiles if tile.own else num_tiles, heads, rows)](
         qkv,
         kept,
@@ -345,7 +346,7 @@ def paged_chunk_attention(
         HAS_ROTATION=rotation is not None,
         IS_INT8=is_int8,
         REACH=0 if positions is None else positions.reach,
-        WINDOW=triton.next_power_of_2(tile.queries + tile.keys),
+        WINDOW=power_of_2(tile.queries + tile.keys),
         PRECISION="ieee" if qkv.dtype == torch.float32 else "tf32",
         num_warps=tile.warps,
         num_stages=tile.stages,

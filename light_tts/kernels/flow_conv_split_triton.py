@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import begin, begin_with_rows, has_large_shared_memory, launch_options, mish
 
 _ROWS = 16  # of a program, the least of a matrix product on tensor cores
@@ -271,10 +272,10 @@ def split_conv(
     sums = out if is_finished else torch.empty(batch, steps, outputs, dtype=torch.float32, device=x.device)
     beside = sums if extras.shortcut is None else torch.empty_like(sums)
     tile = _tile(num_rows, has_large_shared_memory(x.device))
-    column_tiles = triton.cdiv(outputs, tile.columns)
+    column_tiles = ceil_div(outputs, tile.columns)
     launch = launch_options(num_rows, overlaps)
-    depth = min(tile.depth, max(16, triton.next_power_of_2(inputs)))
-    _split_conv_kernel[(triton.cdiv(num_rows, _ROWS), column_tiles * (1 if extras.shortcut is None else 2))](
+    depth = min(tile.depth, max(16, power_of_2(inputs)))
+    _split_conv_kernel[(ceil_div(num_rows, _ROWS), column_tiles * (1 if extras.shortcut is None else 2))](
         x,
         weights.matrix,
         weights.bias,
@@ -293,7 +294,7 @@ def split_conv(
         tails.place,
         tails.saves.shape[1],
         TAPS=weights.taps,
-        SLICES=triton.next_power_of_2(weights.taps),
+        SLICES=power_of_2(weights.taps),
         IN=inputs,
         OUT=outputs,
         SHORTCUT_IN=0 if extras.shortcut is None else shortcut.shape[-1],
@@ -303,8 +304,8 @@ def split_conv(
         COLUMNS=tile.columns,
         DEPTH=depth,
         STAGES=tile.stages,
-        SHARE=min(depth, triton.next_power_of_2(triton.cdiv(inputs, column_tiles))),
-        LINES=triton.next_power_of_2(triton.cdiv(weights.taps * inputs, 64)),
+        SHARE=min(depth, power_of_2(ceil_div(inputs, column_tiles))),
+        LINES=power_of_2(ceil_div(weights.taps * inputs, 64)),
         num_warps=4,
         **launch,
     )
@@ -321,7 +322,7 @@ def split_conv(
         out,
         eps,
         WIDTH=outputs,
-        BLOCK=triton.next_power_of_2(outputs),
+        BLOCK=power_of_2(outputs),
         HAS_NORM=weights.norm is not None,
         HAS_MISH=extras.mish,
         HAS_ADDED=extras.added is not None,

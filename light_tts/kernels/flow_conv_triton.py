@@ -12,6 +12,7 @@ from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
 from light_tts.kernels.flow_conv_split_triton import can_split, split_conv
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import has_large_shared_memory, mish, precision_of
 
 # Up to so many rows, small tiles keep more multiprocessors busy; each group of channels has programs of its own.
@@ -172,7 +173,7 @@ def paged_conv(
     else:
         tile_rows, warps = 64, 8 if weights.groups == 1 else 4
         depth = min(depth, 64 if has_large_shared_memory(x.device) else 32)
-    _conv_kernel[(triton.cdiv(num_rows, tile_rows), weights.groups)](
+    _conv_kernel[(ceil_div(num_rows, tile_rows), weights.groups)](
         x,
         weights.matrix,
         weights.bias,
@@ -206,7 +207,7 @@ def paged_conv(
         VALUES=tails.kept.shape[2],
         PAGE_STEPS=tails.page_steps,
         ROWS=tile_rows,
-        COLUMNS=max(16, triton.next_power_of_2(outputs)),
+        COLUMNS=max(16, power_of_2(outputs)),
         DEPTH=depth,
         PRECISION=precision_of(weights.matrix.dtype),
         num_warps=warps,

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div
 from light_tts.kernels.triton_math import let_next_begin
 
 _ROWS, _COLUMNS, _DEPTH = 16, 16, 64  # of a program; the depth is that of one step of a slice
@@ -78,7 +79,7 @@ def split_linear_residual(
     num_rows, width = x.shape
     num_columns = matrix.shape[0]
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
-    _split_linear_kernel[(triton.cdiv(num_rows, _ROWS), triton.cdiv(num_columns, _COLUMNS))](
+    _split_linear_kernel[(ceil_div(num_rows, _ROWS), ceil_div(num_columns, _COLUMNS))](
         x,
         matrix,
         bias,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from light_tts.kernels.flow_linear import Activation, linear_gelu_plain
 from light_tts.kernels.flow_linear_split_triton import can_split, split_linear_residual
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import activate, begin, launch_options, let_next_begin, precision_of
 
 FUSED_ROWS = 256  # with more, norm and product are two kernels: each program would normalise its rows again
@@ -179,7 +180,7 @@ def _gated_norm_kernel(
 
 
 def _norm_tile(width: int, value_bytes: int) -> Tile:
-    depth = max(16, triton.next_power_of_2(width))
+    depth = max(16, power_of_2(width))
     if value_bytes > 2:
         return Tile(16, 16, depth, 8, 2)  # larger ones do not fit into registers
     return Tile(16, 32, depth, 8, 2) if depth > 256 else Tile(16, 64, depth, 4, 2)
@@ -187,7 +188,7 @@ def _norm_tile(width: int, value_bytes: int) -> Tile:
 
 def _residual_tile(num_rows: int, width: int, value_bytes: int) -> Tile:
     """The fastest on an H100, within what every GPU has of shared memory."""
-    whole = max(16, triton.next_power_of_2(width))
+    whole = max(16, power_of_2(width))
     if num_rows <= _FEW_ROWS:
         return Tile(16, 32, min(128, whole), 4, 4)
     depth = min(whole, 128 // value_bytes)
@@ -222,7 +223,7 @@ def norm_linear(
         return _activated_product(normed, matrix, bias, activation)
     out = torch.empty(num_rows, num_columns, dtype=matrix.dtype, device=x.device)
     tile = _norm_tile(width, matrix.element_size())
-    grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
+    grid = (ceil_div(num_rows, tile.rows), ceil_div(num_columns, tile.columns))
     _norm_linear_kernel[grid](
         x,
         weight,
@@ -252,8 +253,8 @@ def _normed(x: Tensor, norm: tuple[Tensor, Tensor, float], dtype: torch.dtype) -
     num_rows, width = x.shape
     weight, shift, eps = norm
     out = torch.empty(num_rows, width, dtype=dtype, device=x.device)
-    block = triton.next_power_of_2(width)
-    _norm_kernel[(triton.cdiv(num_rows, _NORM_ROWS),)](
+    block = power_of_2(width)
+    _norm_kernel[(ceil_div(num_rows, _NORM_ROWS),)](
         x,
         weight,
         shift,
@@ -300,7 +301,7 @@ def linear_residual(
         return split_linear_residual(x, matrix, bias, residual, overlaps=overlaps)
     out = torch.empty(num_rows, num_columns, dtype=torch.float32, device=x.device)
     tile = _residual_tile(num_rows, width, matrix.element_size())
-    grid = (triton.cdiv(num_rows, tile.rows), triton.cdiv(num_columns, tile.columns))
+    grid = (ceil_div(num_rows, tile.rows), ceil_div(num_columns, tile.columns))
     _linear_residual_kernel[grid](
         x,
         matrix,
@@ -334,7 +335,7 @@ def gated_norm(
     """See `gated_norm_plain`; `h` is overwritten, everything contiguous."""
     num_rows, width = h.shape
     out = torch.empty(num_rows, width, dtype=dtype, device=h.device)
-    block = triton.next_power_of_2(width)
+    block = power_of_2(width)
     _gated_norm_kernel[(num_rows,)](
         h,
         h if update is None else update,

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div
+
 _BLOCK = 512
 
 
@@ -39,7 +41,7 @@ def _euler_kernel(
 def euler_step(x: Tensor, velocity: Tensor, guidance: Tensor, step: Tensor, inputs: Tensor) -> None:
     """See `euler_step_plain`; everything contiguous."""
     _, frames, channels = x.shape
-    _euler_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
+    _euler_kernel[(ceil_div(x.numel(), _BLOCK),)](
         x,
         velocity,
         guidance,

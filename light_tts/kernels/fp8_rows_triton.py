@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import power_of_2
 from light_tts.kernels.quantized_weights import FP8_MOST, LEAST_SCALE
 
 
@@ -39,7 +40,7 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     num_rows, width = rows.shape
     codes = torch.empty(num_rows, width, dtype=torch.float8_e4m3fn, device=rows.device)
     scales = torch.empty(num_rows, 1, dtype=torch.float32, device=rows.device)
-    block = triton.next_power_of_2(width)
+    block = power_of_2(width)
     _round_rows_kernel[(num_rows,)](
         rows,
         codes,

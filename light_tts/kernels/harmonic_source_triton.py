@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor, empty, float32
 
 from light_tts.kernels.harmonic_source import SourceShape
+from light_tts.kernels.launch_sizes import ceil_div
 from light_tts.kernels.triton_math import sin_turns
 
 _BLOCK = 256
@@ -99,7 +100,7 @@ def harmonic_source(
     assert frames.is_contiguous()
     assert noise_keys.is_contiguous()
     out = empty((batch, num_frames * shape.samples_per_frame), dtype=float32, device=f0.device)
-    _source_kernel[(triton.cdiv(out.shape[1], _BLOCK), batch)](
+    _source_kernel[(ceil_div(out.shape[1], _BLOCK), batch)](
         f0,
         phases,
         frames,

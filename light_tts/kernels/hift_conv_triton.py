@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.hift_conv import Activation, ConvWeights, Epilogue, Tail
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import sin_pi_squared
 
 _NOTHING, _KINDS = 0, {"none": 1, "leaky": 2, "snake": 3}
@@ -241,7 +242,7 @@ def conv(
     residuals = [*epilogue.residuals, x, x, x][:3]
     snake = wanted if wanted is not None and wanted.kind == "snake" else Activation()
     tile = _tile(batch * num_out, channels_in, channels_out, weights.taps.element_size())
-    _conv_kernel[(triton.cdiv(num_out, tile.steps), triton.cdiv(channels_out, tile.columns), batch)](
+    _conv_kernel[(ceil_div(num_out, tile.steps), ceil_div(channels_out, tile.columns), batch)](
         x,
         x if tail is None else tail.before,
         unused if tail is None else tail.after,
@@ -284,7 +285,7 @@ def keep(x: Tensor, tail: Tail) -> None:
     """See `keep_plain`; x must be contiguous."""
     batch, num_steps, channels = x.shape
     assert x.is_contiguous()
-    depth = min(64, triton.next_power_of_2(channels))
+    depth = min(64, power_of_2(channels))
     _keep_kernel[(batch,)](
         x,
         *tail,
@@ -302,9 +303,9 @@ def snakes(x: Tensor, alphas: Tensor, inverses: Tensor, dtype: torch.dtype) -> T
     """See `snakes_plain`; all inputs must be contiguous."""
     number, channels = alphas.shape
     out = torch.empty((number, *x.shape), dtype=dtype, device=x.device)
-    num_steps, width = x.numel() // channels, triton.next_power_of_2(channels)
+    num_steps, width = x.numel() // channels, power_of_2(channels)
     steps = max(1, _SNAKE_VALUES // width)
-    _snakes_kernel[(triton.cdiv(num_steps, steps),)](
+    _snakes_kernel[(ceil_div(num_steps, steps),)](
         x, alphas, inverses, out, num_steps, CHANNELS=channels, NUMBER=number, STEPS=steps, WIDTH=width
     )
     return out

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import sin_turns
 
 _SPECTRUM_STEPS, _HOPS = 64, 128  # of a program
@@ -73,14 +74,14 @@ def spectrum(post: Tensor, ends: Tensor, max_magnitude: float) -> Tensor:
     """See `spectrum_plain`; post must be contiguous."""
     batch, num_steps, parts = post.shape
     out = torch.empty_like(post)
-    _spectrum_kernel[(triton.cdiv(num_steps, _SPECTRUM_STEPS), batch)](
+    _spectrum_kernel[(ceil_div(num_steps, _SPECTRUM_STEPS), batch)](
         post,
         ends,
         out,
         num_steps,
         max_magnitude,
         BINS=parts // 2,
-        WIDTH=triton.next_power_of_2(parts // 2),
+        WIDTH=power_of_2(parts // 2),
         STEPS=_SPECTRUM_STEPS,
     )
     return out
@@ -92,7 +93,7 @@ def overlap_add(spectra: Tensor, synthesis: Tensor, *, before: int = 0, after: i
     taps, _, hop = synthesis.shape
     num_hops = num_steps + before + after - taps + 1
     out = torch.empty(batch, num_hops * hop, device=spectra.device)
-    _overlap_add_kernel[(triton.cdiv(num_hops, _HOPS), batch)](
+    _overlap_add_kernel[(ceil_div(num_hops, _HOPS), batch)](
         spectra, synthesis, out, num_steps, num_hops, before, TAPS=taps, PARTS=parts, HOP=hop, HOPS=_HOPS
     )
     return out

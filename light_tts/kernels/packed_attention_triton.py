@@ -13,6 +13,7 @@ from torch import Tensor
 
 from light_tts.kernels.kv_slots import SCALE_BYTES
 from light_tts.kernels.kv_slots_triton import round_pairs, scales_of
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.packed_attention import TILE_ROWS, PackedPages
 
 _TILE_TOKENS = 64
@@ -141,9 +142,9 @@ def packed_attention(
     num_rows, num_heads, head_dim = query.shape
     kv_heads = key_value.shape[1] // 2
     group = num_heads // kv_heads
-    group_rows = max(_LEAST_DOT_ROWS // TILE_ROWS, triton.next_power_of_2(group))
+    group_rows = max(_LEAST_DOT_ROWS // TILE_ROWS, power_of_2(group))
     block_heads, scale_bytes = 4, SCALE_BYTES if cache.dtype == torch.int8 else 0
-    _rotate_and_store_kernel[(num_rows, triton.cdiv(num_heads + 2 * kv_heads, block_heads))](
+    _rotate_and_store_kernel[(num_rows, ceil_div(num_heads + 2 * kv_heads, block_heads))](
         query, key_value, rotation, cache, pages.slots, query.stride(0), key_value.stride(0),
         HEADS=num_heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, SCALE_BYTES=scale_bytes,
         BLOCK_HEADS=block_heads, num_warps=2,

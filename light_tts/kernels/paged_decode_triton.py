@@ -14,6 +14,7 @@ from torch import Tensor
 
 from light_tts.kernels.kv_slots import SCALE_BYTES
 from light_tts.kernels.kv_slots_triton import round_and_store, scales_of
+from light_tts.kernels.launch_sizes import power_of_2
 from light_tts.kernels.paged_decode import DecodePages
 
 # Measured on an H200, 24 layers, pasts of 150 to 600 tokens: with few programs short tiles, else long ones.
@@ -222,7 +223,7 @@ class DecodeAttention:
         num_rows, num_heads, head_dim = query.shape
         kv_heads = key_value.shape[1] // 2
         group = num_heads // kv_heads
-        group_rows = max(_LEAST_DOT_ROWS, triton.next_power_of_2(group))
+        group_rows = max(_LEAST_DOT_ROWS, power_of_2(group))
         splits = num_splits(num_rows, kv_heads)
         tile_tokens = _FEW_TILE_TOKENS if num_rows * kv_heads <= _FEW_PROGRAMS else _TILE_TOKENS
         out = torch.empty(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)

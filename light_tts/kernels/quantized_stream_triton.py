@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div
 from light_tts.kernels.quantized_codes_triton import FP8_FACTOR, complete, halves, number
 from light_tts.kernels.quantized_weights import GROUP_INPUTS, Around, QuantizedWeights
 from light_tts.kernels.triton_math import begin, launch_options
@@ -146,7 +147,7 @@ def stream_product(
 ) -> None:
     """See `product_plain`; the result goes to `out`, which may be `base`. The numbers of a row lie side by side."""
     num_outputs = out.shape[1]
-    grid = (len(rows), triton.cdiv(num_outputs, _OUTPUTS))
+    grid = (len(rows), ceil_div(num_outputs, _OUTPUTS))
     base_stride = base.stride(0) if base is not None and base.dim() == 2 else 0
     flags = {
         "HAS_NORM": around.norm is not None, "IS_GATED": around.is_gated, "HAS_BASE": base is not None,

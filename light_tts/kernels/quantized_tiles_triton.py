@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div
 from light_tts.kernels.quantized_codes_triton import FP8_FACTOR, complete, halves, number
 from light_tts.kernels.quantized_weights import GROUP_INPUTS, Around, QuantizedWeights
 from light_tts.kernels.triton_math import begin, launch_options
@@ -252,8 +253,8 @@ class TiledProduct:
         weights, num_rows, num_outputs = self._weights, len(rows), out.shape[1]
         tile = _tile_for(num_rows, weights.kind, rows.dtype, is_gated=around.is_gated)
         is_int4, is_fp8 = weights.kind == "int4", weights.kind == "fp8"
-        tiles = (triton.cdiv(num_outputs, tile.outputs), triton.cdiv(num_rows, tile.rows))
-        steps = len(weights.scales) if is_int4 else triton.cdiv(weights.num_inputs, tile.inputs)
+        tiles = (ceil_div(num_outputs, tile.outputs), ceil_div(num_rows, tile.rows))
+        steps = len(weights.scales) if is_int4 else ceil_div(weights.num_inputs, tile.inputs)
         is_whole = around.norm is not None or around.is_gated
         splits = 1 if is_whole else num_splits(tiles[0] * tiles[1], steps)
         parts = torch.empty(

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from light_tts.kernels.launch_sizes import ceil_div, power_of_2
+
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
 
 
@@ -260,15 +262,15 @@ class SmallLinear:
         flags = {"HAS_NORM": norm is not None, "HAS_BIAS": bias is not None, "GATED": is_gated, "ADDS": adds}
         if num_rows == 1:
             tiling = one_row_tiling(num_inputs, num_outputs)
-            _one_row_kernel[(triton.cdiv(num_outputs, tiling.outputs),)](
+            _one_row_kernel[(ceil_div(num_outputs, tiling.outputs),)](
                 rows, norm_or_any, weight, bias_or_any, out, eps,
                 IN=num_inputs, OUT=num_outputs, BLOCK_IN=tiling.inputs, BLOCK_OUT=tiling.outputs, PDL=self._pdl,
                 num_warps=tiling.num_warps, **flags, **launch,
             )  # fmt: skip
             return
-        block_rows = max(_LEAST_DOT_ROWS, min(64, triton.next_power_of_2(num_rows)))
+        block_rows = max(_LEAST_DOT_ROWS, min(64, power_of_2(num_rows)))
         tiling = rows_tiling(num_rows, num_inputs, num_outputs, weight.dtype, may_split=norm is None)
-        grid = triton.cdiv(num_outputs, tiling.outputs), triton.cdiv(num_rows, block_rows), tiling.splits
+        grid = ceil_div(num_outputs, tiling.outputs), ceil_div(num_rows, block_rows), tiling.splits
         if tiling.splits > 1:
             assert grid[0] * grid[1] <= len(self._workspace.counters), "more tiles than counters"
             num_parts = grid[0] * grid[1] * grid[2] * block_rows * tiling.outputs
@@ -283,7 +285,7 @@ class SmallLinear:
 
 def one_row_tiling(num_inputs: int, num_outputs: int) -> Tiling:
     """Each program holds its outputs' numbers in registers: 16 to 64 bytes of each thread."""
-    inputs = triton.next_power_of_2(num_inputs)
+    inputs = power_of_2(num_inputs)
     outputs = max(1, 4096 // inputs)
     if num_outputs * outputs >= 1 << 14:
         outputs *= 2
@@ -295,7 +297,7 @@ def rows_tiling(num_rows: int, num_inputs: int, num_outputs: int, dtype: torch.d
     """Tiles narrow enough to give every multiprocessor one; where that is not enough, shared ones."""
     outputs = 32 if num_outputs >= 4096 else 16
     inputs = 128 if dtype != torch.float32 else 64
-    num_tiles = triton.cdiv(num_outputs, outputs) * triton.cdiv(num_rows, 64)
+    num_tiles = ceil_div(num_outputs, outputs) * ceil_div(num_rows, 64)
     splits = 1
     while may_split and num_tiles * splits < 128 and num_inputs >= 4 * splits * inputs:
         splits *= 2
