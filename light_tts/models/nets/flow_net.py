@@ -211,7 +211,8 @@ def _root(state: State, estimator: nn.Module) -> nn.Module:
     """The published tree above both bodies."""
     root, decoder = nn.Module(), nn.Module()
     codes, width = _shape(state, "input_embedding.weight")
-    root.add_module("input_embedding", nn.Embedding(codes, width))
+    # One that draws its own first would have torch import its compilers, for seconds.
+    root.add_module("input_embedding", nn.Embedding.from_pretrained(torch.empty(codes, width)))
     root.add_module("spk_embed_affine_layer", nn.Linear(SPEAKER_DIM, MEL_BINS))
     decoder.add_module("estimator", estimator)
     root.add_module("decoder", decoder)
