@@ -23,8 +23,8 @@ from light_tts.kernels.compile_process import CompileProcess, ProcessLost
 logger = logging.getLogger(__name__)
 
 _MOST_THREADS = 12
-_MOST_PROCESSES = 8
-_CPUS_PER_PROCESS = 2  # the others load networks and record meanwhile
+_FEWEST_PROCESSES, _MOST_PROCESSES = 3, 12
+_SHARE_OF_CPUS = 0.75  # that processes get; the others load networks and record meanwhile
 
 _shared: CompilePool | None = None
 
@@ -147,9 +147,9 @@ def compile_processes(start: Callable[[], CompileProcess] = CompileProcess) -> I
 
 def _started(start: Callable[[], CompileProcess]) -> list[CompileProcess]:
     processes: list[CompileProcess] = []
-    wanted = min(_MOST_PROCESSES, usable_cpus() // _CPUS_PER_PROCESS)
+    wanted = min(_MOST_PROCESSES, int(_SHARE_OF_CPUS * usable_cpus()))
     try:
-        if wanted < 2 or why_not() is not None:
+        if wanted < _FEWEST_PROCESSES or why_not() is not None:
             return []
         while len(processes) < wanted:
             processes.append(start())

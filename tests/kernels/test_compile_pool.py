@@ -140,7 +140,7 @@ def test_there_is_one_pool_of_processes_at_a_time(can_compile):
         with compile_processes(start):
             assert shared_pool() is pool
         assert shared_pool() is pool
-        assert len(started) == 4
+        assert len(started) == 6
         assert not any(process.calls for process in started)
     assert shared_pool() is None
     assert all(process.calls == ["kill", "close"] for process in started)
@@ -172,4 +172,4 @@ def test_without_processes_threads_do_it_and_the_log_says_so(can_compile, caplog
 
     with caplog.at_level(logging.WARNING), compile_processes(start):
         assert shared_pool() is None
-    assert "0 of 4 processes that compile kernels are there: Resource temporarily unavailable" in caplog.text
+    assert "0 of 6 processes that compile kernels are there: Resource temporarily unavailable" in caplog.text
