@@ -107,12 +107,11 @@ def _load_parts(settings: Settings, placement: Placement, events: EngineEvents, 
             start_llm = partial(_vllm_backend, directory, placement, settings, events)
         else:
             start_llm = partial(_built_in_backend, directory, settings, events, turns, progress)
-        loaded_lms = {style: loaded.result() for style, loaded in lms.items()}
         search = _runner_search(flow_net.result().net, settings)
         if not uses_vllm:
-            # The flow has the most kernels: they are compiled while the language model's steps are recorded.
+            # The flow has the most kernels: they are compiled while the language model is loaded and recorded.
             search.begin()
-        llms = {style: start_llm(lm) for style, lm in loaded_lms.items()}
+        llms = {style: start_llm(loaded.result()) for style, loaded in lms.items()}
         flow = _flow_decoder(flow_net.result().net, search, settings)
         vocoder, vocoder_dtype = loaded_vocoder.result()
     acoustic = settings.acoustic
