@@ -102,6 +102,11 @@ class PagedContext:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias + self._additive_mask(qkv.dtype))
         return out.transpose(1, 2).reshape(rows, steps, width)
 
+    def attend_in_parts(self, layer: int, qkv: Tensor, heads: int, matrix: Tensor) -> Tensor:
+        """See PagedSteps."""
+        kept = self._level.keys_values[:, self._evaluation, layer]
+        return self._kernels.stream.attention(qkv, kept, self._pages, heads, matrix)
+
     def extend(self, tail: int, x: Tensor, left: int) -> Tensor:
         """See SequenceContext."""
         rows, steps, channels = x.shape

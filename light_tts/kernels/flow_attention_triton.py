@@ -16,55 +16,15 @@ from torch import Tensor
 
 from light_tts.kernels.attention_parts_triton import attend_tile, rotated, scores_by_distance
 from light_tts.kernels.flow_attention import FlowPages, RelativePositions
-from light_tts.kernels.kv_slots_triton import as_kept, round_steps, scales_of, store_scales
+from light_tts.kernels.flow_attention_few_triton import few_chunk_attention, takes_attention
+from light_tts.kernels.flow_pages_triton import keep, past_tile
+from light_tts.kernels.kv_slots_triton import as_kept
 from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
-_FEW_PROGRAMS = 16  # of 64 queries each
+_FEW_PROGRAMS = 32  # of 64 queries each
 _LOG2_E = 1.4426950408889634
 _MOST_REGISTERS = 128  # of a thread, so that four programs share a multiprocessor
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _keep(
-    own: tl.tensor,
-    kept: tl.tensor,
-    saves: tl.tensor,
-    cosines: tl.tensor,
-    sines: tl.tensor,
-    head: tl.tensor,
-    guidance_row: tl.tensor,
-    steps: tl.tensor,
-    is_step: tl.tensor,
-    page_stride: tl.tensor,
-    HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PAGE_STEPS: tl.constexpr,
-    HAS_ROTATION: tl.constexpr,
-    IS_INT8: tl.constexpr,
-) -> None:
-    """Copy keys and values of some steps of a head to the pages that are to have them.
-
-    own: [N, D] places of the queries in memory; saves: of the sequence.
-    """
-    width: tl.constexpr = HEADS * HEAD_DIM
-    slot_width: tl.constexpr = 2 * HEADS * (HEAD_DIM + 4) if IS_INT8 else 2 * width
-    save = tl.load(saves + steps // PAGE_STEPS, mask=is_step, other=-1).to(tl.int64)
-    is_kept = save >= 0
-    key = tl.load(own + width, mask=is_kept[:, None], other=0.0)
-    value = tl.load(own + 2 * width, mask=is_kept[:, None], other=0.0)
-    if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
-        if head == 0:
-            key = rotated(key, cosines, sines, steps, is_step, HEAD_DIM)
-    slots = kept + save * page_stride + (guidance_row * PAGE_STEPS + steps % PAGE_STEPS) * slot_width
-    if IS_INT8:
-        key, key_scales = round_steps(key)
-        value, value_scales = round_steps(value)
-        store_scales(slots, key_scales, is_kept, head, 2 * HEADS, HEAD_DIM)
-        store_scales(slots, value_scales, is_kept, HEADS + head, 2 * HEADS, HEAD_DIM)
-    places = (slots + head * HEAD_DIM)[:, None] + tl.arange(0, HEAD_DIM)[None, :]
-    tl.store(places, key.to(kept.dtype.element_ty), mask=is_kept[:, None])
-    tl.store(places + width, value.to(kept.dtype.element_ty), mask=is_kept[:, None])
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -148,22 +108,18 @@ def _attention_kernel(
     PAGE_TILE: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
-    OWN: tl.constexpr,
     HAS_ROTATION: tl.constexpr,
     IS_INT8: tl.constexpr,
     REACH: tl.constexpr,
     WINDOW: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    num_tiles = tl.cdiv(num_steps, QUERIES)
-    tile = tl.program_id(0) % num_tiles
+    tile = tl.program_id(0)
     head = tl.program_id(1)
     row = tl.program_id(2)
     sequence = row % num_sequences
     guidance_row = row // num_sequences
     width: tl.constexpr = HEADS * HEAD_DIM
-    slot_width: tl.constexpr = 2 * HEADS * (HEAD_DIM + 4) if IS_INT8 else 2 * width
-    new_keys: tl.constexpr = OWN if OWN > 0 else KEYS
 
     dims = tl.arange(0, HEAD_DIM)
     steps = tile * QUERIES + tl.arange(0, QUERIES)
@@ -172,27 +128,17 @@ def _attention_kernel(
     own = qkv + (row_start + steps)[:, None] * (3 * width) + head * HEAD_DIM + dims[None, :]
     cosines = rotation + sequence * num_steps * (HEAD_DIM // 2)
     sines = cosines + num_sequences * num_steps * (HEAD_DIM // 2)
-    # What is new is kept first, since nothing here waits for it; where there are multiprocessors to spare, by others.
-    if OWN == 0 or tl.program_id(0) >= num_tiles:
-        _keep(
-            own, kept, saves + sequence * saves_width, cosines, sines, head, guidance_row, steps, is_step, page_stride,
-            HEADS, HEAD_DIM, PAGE_STEPS, HAS_ROTATION, IS_INT8,
-        )  # fmt: skip
-    if tl.program_id(0) >= num_tiles:
-        return
+    # What is new is kept first, since nothing here waits for it.
+    keep(
+        own, kept, saves + sequence * saves_width, cosines, sines, head, guidance_row, steps, is_step, page_stride,
+        HEADS, HEAD_DIM, PAGE_STEPS, HAS_ROTATION, IS_INT8,
+    )  # fmt: skip
 
     num_past = tl.load(num_past_of + sequence)
     length = tl.load(length_of + sequence)
     chunk = tl.load(chunk_of + sequence)
     is_rounded = IS_INT8 and chunk <= PAGE_STEPS
     keys = qkv + row_start * (3 * width) + width + head * HEAD_DIM
-    if OWN > 0:
-        # Nothing here depends on what is being loaded: one program's waits are all that a small call takes.
-        own_steps = tl.arange(0, OWN)
-        own_places = keys + own_steps[:, None] * (3 * width) + dims[None, :]
-        is_own = own_steps < num_steps
-        own_key = tl.load(own_places, mask=is_own[:, None], other=0.0)
-        own_value = tl.load(own_places + width, mask=is_own[:, None], other=0.0)
     query = tl.load(own, mask=is_step[:, None], other=0.0)
     if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
         if head == 0:
@@ -206,25 +152,12 @@ def _attention_kernel(
     total = tl.zeros([QUERIES], tl.float32)
     sums = tl.zeros([QUERIES, HEAD_DIM], tl.float32)
 
-    # A tile of keys is whole pages, each filled up with steps that are not there, from the newest page back: where its
-    # steps lie is then nearly all known before the loop.
     pages = past + sequence * PAST_WIDTH + PAST_WIDTH - 1
-    page_in_tile = tl.arange(0, KEYS) // PAGE_TILE
-    step_in_page = tl.arange(0, KEYS) % PAGE_TILE
-    in_page = (guidance_row * PAGE_STEPS + step_in_page) * slot_width
     for first in range(0, num_past, KEYS // PAGE_TILE):
-        back = first + page_in_tile
-        is_past = (step_in_page < PAGE_STEPS) & (back < num_past)
-        page = tl.load(pages - tl.minimum(back, PAST_WIDTH - 1)).to(tl.int64)
-        slots = kept + page * page_stride + in_page
-        found = slots + head * HEAD_DIM
-        key = tl.load(found[None, :] + dims[:, None], mask=is_past[None, :], other=0.0)
-        value = tl.load(found[:, None] + width + dims[None, :], mask=is_past[:, None], other=0.0)
-        if IS_INT8:
-            key_scales = scales_of(slots, is_past, head, 2 * HEADS, HEAD_DIM).to(query.dtype)
-            value_scales = scales_of(slots, is_past, HEADS + head, 2 * HEADS, HEAD_DIM).to(query.dtype)
-            key = key.to(query.dtype) * key_scales[None, :]
-            value = value.to(query.dtype) * value_scales[:, None]
+        key, value, is_past = past_tile(
+            kept, pages, first, num_past, head, guidance_row, page_stride,
+            query.dtype, PAST_WIDTH, HEADS, HEAD_DIM, PAGE_STEPS, PAGE_TILE, KEYS, IS_INT8,
+        )  # fmt: skip
         by_distance = 0.0
         if REACH > 0:
             nearest = tile * QUERIES + (first + 1) * PAGE_STEPS
@@ -235,26 +168,15 @@ def _attention_kernel(
 
     ends = tl.minimum(length, (steps // chunk + 1) * chunk)
     last_end = tl.minimum(length, ((tile * QUERIES + QUERIES - 1) // chunk + 1) * chunk)
-    if OWN > 0:
-        if HAS_ROTATION:  # noqa: SIM102 (known at compile time)
-            if head == 0:
-                own_key = rotated(own_key, cosines, sines, own_steps, is_own, HEAD_DIM)
-        own_value = tl.where((own_steps < length)[:, None], own_value, 0.0)  # padding may be anything
-        if is_rounded:
-            own_key, own_value = as_kept(own_key), as_kept(own_value)
-        top, total, sums = attend_tile(
-            query, tl.trans(own_key), own_value, 0.0, own_steps[None, :] < ends[:, None], top, total, sums, scale_log2,
-            False, PRECISION,
-        )  # fmt: skip
     if is_rounded:
         top, total, sums = _attend_new(
-            query, shifted, keys, table, cosines, sines, head, tile * QUERIES, OWN, ends, last_end, top, total,
-            sums, scale_log2, HEADS, HEAD_DIM, QUERIES, new_keys, HAS_ROTATION, True, REACH, WINDOW, PRECISION,
+            query, shifted, keys, table, cosines, sines, head, tile * QUERIES, 0, ends, last_end, top, total,
+            sums, scale_log2, HEADS, HEAD_DIM, QUERIES, KEYS, HAS_ROTATION, True, REACH, WINDOW, PRECISION,
         )  # fmt: skip
     else:
         top, total, sums = _attend_new(
-            query, shifted, keys, table, cosines, sines, head, tile * QUERIES, OWN, ends, last_end, top, total,
-            sums, scale_log2, HEADS, HEAD_DIM, QUERIES, new_keys, HAS_ROTATION, False, REACH, WINDOW, PRECISION,
+            query, shifted, keys, table, cosines, sines, head, tile * QUERIES, 0, ends, last_end, top, total,
+            sums, scale_log2, HEADS, HEAD_DIM, QUERIES, KEYS, HAS_ROTATION, False, REACH, WINDOW, PRECISION,
         )  # fmt: skip
 
     result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -271,30 +193,23 @@ class _Tile(NamedTuple):
     """Of one program.
 
     queries, keys:  of a tile.
-    own:            new steps that are loaded before anything else, while other programs keep them; 0: none.
     warps, stages:  its warps, and for how many tiles of keys loads run ahead.
     registers:      that a thread may have.
     """
 
     queries: int
     keys: int
-    own: int = 0
     warps: int = 4
     stages: int = 2
     registers: int | None = None
 
 
-def _tile(num_rows: int, num_steps: int, heads: int, page_steps: int, *, is_int8: bool, has_positions: bool) -> _Tile:
-    """Few queries and many keys while programs are too few for a device; measured on an H100."""
+def _tile(batch: int, num_steps: int, page_steps: int, *, is_int8: bool, has_positions: bool) -> _Tile:
+    """Few queries while programs are too few for a device; measured on an H100. batch: rows times heads."""
     one_page = _powered(page_steps)
-    programs = num_rows * heads * ceil_div(num_steps, 64)
-    is_alone = programs <= _FEW_PROGRAMS
     if has_positions:  # distances within a tile are those of neighbours: of one page only
-        most_queries = _LEAST_DOT_ROWS if programs <= 2 * _FEW_PROGRAMS else 32
-        return _Tile(min(most_queries, _powered(num_steps)), one_page)
-    if is_alone:
-        warps, stages = (8, 2) if is_int8 else (4, 1)
-        return _Tile(_LEAST_DOT_ROWS, max(one_page, 256), own=64, warps=warps, stages=stages)
+        is_few = batch * ceil_div(num_steps, 64) <= _FEW_PROGRAMS
+        return _Tile(min(_LEAST_DOT_ROWS if is_few else 32, _powered(num_steps)), one_page)
     queries = min(64, _powered(num_steps))
     return _Tile(queries, max(one_page, 64), stages=1 if is_int8 else 2, registers=_MOST_REGISTERS)
 
@@ -310,15 +225,21 @@ def paged_chunk_attention(
     heads: int,
     rotation: Tensor | None = None,
     positions: RelativePositions | None = None,
+    *,
+    overlaps: bool = False,
 ) -> Tensor:
-    """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages."""
+    """See `paged_chunk_attention_plain`; all tensors must be contiguous, `kept` within its pages.
+
+    overlaps:  few steps are attended to in a kernel that is launched early; see `few_chunk_attention`.
+    """
     rows, steps, width3 = qkv.shape
     width, sequences, page_steps = width3 // 3, pages.past.shape[0], kept.shape[2]
     head_dim, is_int8 = width // heads, kept.dtype == torch.int8
+    if positions is None and takes_attention(rows, steps, heads):
+        return few_chunk_attention(qkv, kept, pages, heads, rotation, overlaps=overlaps)
     out = torch.empty(rows, steps, width, dtype=qkv.dtype, device=qkv.device)
-    tile = _tile(rows, steps, heads, page_steps, is_int8=is_int8, has_positions=positions is not None)
-    num_tiles = ceil_div(steps, tile.queries)
-    _attention_kernel[(2 * num_tiles if tile.own else num_tiles, heads, rows)](
+    tile = _tile(rows * heads, steps, page_steps, is_int8=is_int8, has_positions=positions is not None)
+    _attention_kernel[(ceil_div(steps, tile.queries), heads, rows)](
         qkv,
         kept,
         pages.past,
@@ -342,7 +263,6 @@ def paged_chunk_attention(
         PAGE_TILE=_powered(page_steps),
         QUERIES=tile.queries,
         KEYS=tile.keys,
-        OWN=tile.own,
         HAS_ROTATION=rotation is not None,
         IS_INT8=is_int8,
         REACH=0 if positions is None else positions.reach,

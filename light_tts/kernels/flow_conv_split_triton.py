@@ -17,6 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
+from light_tts.kernels.flow_conv_few_triton import few_conv_sums, takes_conv
+from light_tts.kernels.flow_pages_triton import keep_share
 from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import begin, begin_with_rows, has_large_shared_memory, launch_options, mish
 
@@ -31,28 +33,6 @@ class _Tile(NamedTuple):
     columns: int
     depth: int
     stages: int
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _keep_share(
-    x: tl.tensor,
-    kept: tl.tensor,
-    rows: tl.tensor,
-    target: tl.tensor,
-    is_last: tl.tensor,
-    tile: tl.tensor,
-    IN: tl.constexpr,
-    TILES: tl.constexpr,
-    SHARE: tl.constexpr,
-) -> None:
-    """Copy the channels of this tile of outputs, one of TILES, from the rows that `is_last` says to `target`."""
-    share: tl.constexpr = (IN + TILES - 1) // TILES
-    for start in tl.static_range(0, share, SHARE):
-        within = start + tl.arange(0, SHARE)
-        channels = tile * share + within
-        is_kept = is_last[:, None] & ((within < share) & (channels < IN))[None, :]
-        values = tl.load(x + rows[:, None] * IN + channels[None, :], mask=is_kept, other=0.0)
-        tl.store(kept + target[:, None] + channels[None, :], values.to(kept.dtype.element_ty), mask=is_kept)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -178,7 +158,7 @@ def _split_conv_kernel(
             parts = tl.dot(given, weights, parts)
 
         target = save.to(tl.int64) * page_stride + tl.where(is_next, next_in_page, in_page) + in_chunk * IN
-        _keep_share(x, kept, rows, target, save >= 0, tile, IN, column_tiles, SHARE)
+        keep_share(x, kept, rows, target, save >= 0, tile, IN, column_tiles, SHARE)
         sums = tl.sum(parts, axis=0) + tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
         tl.store(out + places, sums.to(out.dtype.element_ty), mask=is_inside)
     if SHORTCUT_IN > 0:  # noqa: SIM102 (known at compile time)
@@ -255,25 +235,24 @@ def _tile(num_rows: int, is_large: bool) -> _Tile:
     return _Tile(16, 128, 3) if num_rows <= 128 else _Tile(32, 64, 5)
 
 
-def split_conv(
-    x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype, *, overlaps: bool
-) -> Tensor:
-    """See `paged_conv_plain`; what `can_split`, everything contiguous, `kept` within its pages.
-
-    overlaps:  launched before the kernel before has ended; see `triton_math.begin`.
-    """
+def _split_conv_sums(
+    x: Tensor,
+    weights: ConvWeights,
+    tails: ConvTails,
+    extras: ConvExtras,
+    sums: Tensor,
+    beside: Tensor,
+    *,
+    overlaps: bool,
+) -> None:
+    """Sums of the convolution, and of the shortcut beside it."""
     batch, steps, inputs = x.shape
     num_rows, outputs = batch * steps, len(weights.matrix)
     shortcut, shortcut_matrix, shortcut_bias = (
         (x, weights.matrix, weights.bias) if extras.shortcut is None else extras.shortcut
     )
-    is_finished = weights.norm is None and not extras.mish and all(part is None for part in extras[1:])
-    out = torch.empty(batch, steps, outputs, dtype=dtype, device=x.device)
-    sums = out if is_finished else torch.empty(batch, steps, outputs, dtype=torch.float32, device=x.device)
-    beside = sums if extras.shortcut is None else torch.empty_like(sums)
     tile = _tile(num_rows, has_large_shared_memory(x.device))
     column_tiles = ceil_div(outputs, tile.columns)
-    launch = launch_options(num_rows, overlaps)
     depth = min(tile.depth, max(16, power_of_2(inputs)))
     _split_conv_kernel[(ceil_div(num_rows, _ROWS), column_tiles * (1 if extras.shortcut is None else 2))](
         x,
@@ -307,8 +286,28 @@ def split_conv(
         SHARE=min(depth, power_of_2(ceil_div(inputs, column_tiles))),
         LINES=power_of_2(ceil_div(weights.taps * inputs, 64)),
         num_warps=4,
-        **launch,
+        **launch_options(num_rows, overlaps),
     )
+
+
+def split_conv(
+    x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype, *, overlaps: bool
+) -> Tensor:
+    """See `paged_conv_plain`; what `can_split`, everything contiguous, `kept` within its pages.
+
+    overlaps:  launched before the kernel before has ended; see `triton_math.begin`.
+    """
+    batch, steps, _ = x.shape
+    num_rows, outputs = batch * steps, len(weights.matrix)
+    is_finished = weights.norm is None and not extras.mish and all(part is None for part in extras[1:])
+    out = torch.empty(batch, steps, outputs, dtype=dtype, device=x.device)
+    sums = out if is_finished else torch.empty(batch, steps, outputs, dtype=torch.float32, device=x.device)
+    beside = sums if extras.shortcut is None else torch.empty_like(sums)
+    launch = launch_options(num_rows, overlaps)
+    if takes_conv(weights, extras):
+        few_conv_sums(x, weights, tails, extras, sums, beside, overlaps=overlaps)
+    else:
+        _split_conv_sums(x, weights, tails, extras, sums, beside, overlaps=overlaps)
     if is_finished:
         return out
     norm_weight, norm_bias, eps = (weights.bias, weights.bias, 0.0) if weights.norm is None else weights.norm

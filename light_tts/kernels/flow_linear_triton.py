@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from light_tts.kernels.flow_linear import Activation, linear_gelu_plain
 from light_tts.kernels.flow_linear_split_triton import can_split, split_linear_residual
+from light_tts.kernels.flow_stream import Stream
+from light_tts.kernels.flow_stream_triton import stream_norm_linear, takes_norm_linear
 from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import activate, begin, launch_options, let_next_begin, precision_of
 
@@ -216,6 +218,8 @@ def norm_linear(
     output of 0.25 as far.
     """
     num_rows, width = x.shape
+    if takes_norm_linear(num_rows, matrix):
+        return stream_norm_linear(Stream(x), norm, matrix, bias, activation, overlaps=overlaps)[0]
     weight, shift, eps = norm
     num_columns = matrix.shape[0]
     if num_rows > FUSED_ROWS:

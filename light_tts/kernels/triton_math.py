@@ -99,9 +99,16 @@ def begin_with_rows(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def let_next_begin(OVERLAPS: tl.constexpr) -> None:
-    """Let the next kernel start; of a kernel that is itself launched in full order."""
+    """Let the next kernel start."""
     if OVERLAPS:
         gdc_launch_dependents()
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def wait_for_former(OVERLAPS: tl.constexpr) -> None:
+    """Wait for the kernel before; see `begin`, which is both."""
+    if OVERLAPS:
+        gdc_wait()
 
 
 def launch_options(num_rows: int, overlaps: bool) -> dict[str, bool]:

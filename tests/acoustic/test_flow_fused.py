@@ -77,12 +77,18 @@ def fused_decoder(net: FlowNet, kernels: FlowKernels, steps: int = STEPS) -> Flo
     return FlowDecoder(net, prompt_cache_bytes=PLENTY, stream_cache_bytes=PLENTY, runner=runner)
 
 
+def in_parts(kernels: FlowKernels) -> FlowKernels:
+    """With blocks computed as if they were always of few rows."""
+    return replace(kernels, stream=replace(kernels.stream, takes=lambda *_: True))
+
+
 @layouts
+@pytest.mark.parametrize("kernels", [plain_kernels(), in_parts(plain_kernels())], ids=["in one piece", "in parts"])
 @pytest.mark.parametrize("seed", range(3))
-def test_fused_networks_agree_with_the_plain_ones(layout: str, seed: int) -> None:
+def test_fused_networks_agree_with_the_plain_ones(layout: str, kernels: FlowKernels, seed: int) -> None:
     net = tiny_flow(layout, CHUNK)
     plain = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0)
-    found = decode_all(fused_decoder(net, plain_kernels()), seed)
+    found = decode_all(fused_decoder(net, kernels), seed)
     for mel, expected in zip(found, decode_all(plain, seed), strict=True):
         assert_close(mel, expected)
 

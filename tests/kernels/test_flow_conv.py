@@ -20,7 +20,9 @@ def exact_float32():
 class Case:
     """Two sequences, one with frames before it, the other keeping its first chunk."""
 
-    def __init__(self, channels, outputs, taps, *, groups=1, has_norm=False, dtype=torch.float32, device="cpu"):
+    def __init__(
+        self, channels, outputs, taps, *, groups=1, has_norm=False, dtype=torch.float32, device="cpu", beside=48
+    ):
         generator = torch.Generator().manual_seed(channels + outputs + taps)
 
         def draw(*sizes, kind=torch.float32):
@@ -37,7 +39,8 @@ class Case:
             torch.tensor(rows, dtype=torch.int32, device=device) for rows in ([3, -1], [[-1, 1], [0, -1]])
         )
         self.added, self.residual = draw(outputs), draw(batch, self.steps, outputs)
-        self.shortcut = draw(batch, self.steps, 48), draw(outputs, 48, kind=dtype) * 48**-0.5, draw(outputs, kind=dtype)
+        matrix = draw(outputs, beside, kind=dtype) * beside**-0.5
+        self.shortcut = draw(batch, self.steps, beside), matrix, draw(outputs, kind=dtype)
 
     def run(self, convolve, extras, dtype):
         kept = self.kept.clone(memory_format=torch.contiguous_format)
@@ -117,6 +120,7 @@ def test_few_rows_share_their_outputs(device, monkeypatch, dtype, tolerance, til
     if device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
     monkeypatch.setattr(split, "_tile", lambda *_: split._Tile(*tile))
+    monkeypatch.setattr(split, "takes_conv", lambda *_: False)
     case = Case(*sizes, has_norm=has_norm, dtype=dtype, device=device)
     assert split.can_split(case.x, case.weights)
     extras = ConvExtras(mish=bool(names), **{name: getattr(case, name) for name in names})
@@ -124,6 +128,44 @@ def test_few_rows_share_their_outputs(device, monkeypatch, dtype, tolerance, til
     found, found_kept = case.run(paged_conv, extras, torch.float32)
     assert ((found - expected).norm() / expected.norm()).item() < tolerance
     assert torch.equal(found_kept, kept)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ("sizes", "has_norm", "names"),
+    [
+        ((64, 48, 3), True, ("added",)),
+        ((128, 32, 3), True, ("shortcut",)),
+        ((64, 24, 4), False, ()),
+        ((32, 32, 2), False, ("residual",)),
+    ],
+    ids=["block", "shortcut", "bare", "residual"],
+)
+def test_all_weights_of_few_rows_at_once(device, dtype, tolerance, sizes, has_norm, names):
+    from light_tts.kernels import flow_conv_split_triton as split
+    from light_tts.kernels.flow_conv_triton import paged_conv
+
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices")
+    case = Case(*sizes, has_norm=has_norm, dtype=dtype, device=device, beside=256)
+    extras = ConvExtras(mish=bool(names), **{name: getattr(case, name) for name in names})
+    assert split.can_split(case.x, case.weights)
+    assert split.takes_conv(case.weights, extras)
+    expected, kept = case.run(paged_conv_plain, extras, torch.float32)
+    found, found_kept = case.run(paged_conv, extras, torch.float32)
+    assert ((found - expected).norm() / expected.norm()).item() < tolerance
+    assert torch.equal(found_kept, kept)
+
+
+def test_what_registers_do_not_hold():
+    pytest.importorskip("triton")
+    from light_tts.kernels.flow_conv_split_triton import takes_conv
+
+    case = Case(64, 48, 3, dtype=torch.float16, beside=256)
+    assert takes_conv(case.weights, ConvExtras(shortcut=case.shortcut))
+    assert not takes_conv(case.weights, ConvExtras(shortcut=Case(64, 48, 3).shortcut)), "48 inputs beside"
+    assert not takes_conv(Case(80, 48, 3).weights, ConvExtras()), "no power of 2"
+    assert not takes_conv(Case(512, 16, 3).weights, ConvExtras()), "many inputs"
 
 
 def test_what_cannot_be_split():

@@ -6,6 +6,7 @@ import torch
 from light_tts.kernels.flow_linear import gated_norm_plain, linear_residual_plain, norm_linear_plain
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
+HALVES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
 # Rows, inputs, outputs: of a real block, of a tiny one, and off every tile.
 SHAPES = pytest.mark.parametrize("shape", [(100, 256, 192), (7, 32, 48), (1, 100, 80), (150, 64, 130)], ids=str)
 
@@ -63,7 +64,22 @@ def test_a_product_before_a_residual(device, shape, dtype, tolerance):
         check(linear_residual(x, matrix, bias, given), expected, torch.float32, tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+@HALVES
+@pytest.mark.parametrize("shape", [(37, 256, 192), (7, 32, 48), (150, 64, 130)], ids=str)
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_a_product_of_few_rows_after_a_norm(device, shape, dtype, tolerance, activation):
+    """In 16 bits, with weights that registers hold."""
+    from light_tts.kernels import flow_linear_triton
+
+    skip_interpreted_bfloat16(device, dtype)
+    x, norm, matrix, bias, _ = random_parts(shape, dtype, device)
+    assert flow_linear_triton.takes_norm_linear(len(x), matrix)
+    for given in (bias, None):
+        expected = norm_linear_plain(x, norm, matrix.float(), None if given is None else given.float(), activation)
+        check(flow_linear_triton.norm_linear(x, norm, matrix, given, activation), expected, dtype, tolerance)
+
+
+@HALVES
 @pytest.mark.parametrize("shape", [(100, 1024, 40), (129, 1024, 16), (17, 1280, 33)], ids=str)
 def test_many_inputs_before_a_residual(device, shape, dtype, tolerance):
     """Of few rows in 16 bits they are shared among warps."""

@@ -29,6 +29,9 @@ class PagedSteps(Protocol):
     ) -> Tensor:
         """See `SequenceContext`; rotation, positions: see `kernels.flow_attention`."""
 
+    def attend_in_parts(self, layer: int, qkv: Tensor, heads: int, matrix: Tensor) -> Tensor:
+        """`attend` and the product after it; see `kernels.flow_stream`."""
+
     def tails(self, tail: int) -> ConvTails:
         """Kept inputs of a convolution."""
 
