@@ -84,6 +84,8 @@ def two_kernels(width):
 @pytest.fixture
 def library_of_a_driver(tmp_path, monkeypatch):
     """A library that has the names of a GPU's driver, so that what launches kernels can be built."""
+    if torch.cuda.is_available():
+        return
     import triton
 
     compiler = shutil.which("gcc") or shutil.which("cc")
