@@ -67,8 +67,9 @@ def sin_turns(x: tl.tensor) -> tl.tensor:
 def begin(OVERLAPS: tl.constexpr) -> None:
     """Let the next kernel start, then wait for the one before (programmatic dependent launch, compute capability 9.0).
 
-    Before it a kernel may touch weights only, since what other kernels write may not be there yet. A kernel that is
-    launched so must call it, because the ones after it rely on everything before them being done.
+    Before it a kernel may read only what no kernel has written since the last one that was launched in full order, such
+    as weights: anything else may not be there yet. A kernel that is launched so must call it, or `wait_for_former`,
+    before it writes, because the ones after it rely on everything before them being done.
     """
     if OVERLAPS:
         gdc_launch_dependents()
