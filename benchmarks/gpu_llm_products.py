@@ -25,47 +25,67 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from gpu_llm import random_lm, replay_ms
 
 from light_tts.bench.machine import describe_machine
+from light_tts.kernels import one_row_linear_triton as one_row
 from light_tts.kernels import paged_decode_triton as decode
-from light_tts.kernels import small_linear_triton as small
+from light_tts.kernels import split_linear_triton as split
 from light_tts.kernels.paged_decode import DecodePages
 from light_tts.models.nets.speech_lm import SpeechLM
 
 MATRICES = ("qkv", "output", "gate_up", "down", "head")
 BEST = 4  # ways that are reported
-CHOSEN = small.one_row_tiling, small.rows_tiling
+TILINGS = "linear_tiling", "gated_tiling", "parts_tiling"
+CHOSEN = one_row.one_row_tiling, *(getattr(split, name) for name in TILINGS)
+Way = one_row.Tiling | split.Tiling
 
 
-def multiply_all(lm: SpeechLM, linear: small.SmallLinear, name: str, hidden: torch.Tensor, inner: torch.Tensor) -> None:
-    """The product `name` of every layer."""
+def multiply_all(lm: SpeechLM, name: str, hidden: torch.Tensor, inner: torch.Tensor) -> None:
+    """The product `name` of every layer; of one row with what is around it."""
+    alone, linear = one_row.OneRowLinear(), split.SplitLinear()
+    is_one = len(hidden) == 1
     for layer in lm.body.layers:
-        if name == "qkv":
-            linear.norm_linear(hidden, layer.attention_norm, 1e-6, layer.qkv.weight, layer.qkv.bias)
-        elif name == "output":
-            linear.linear_add(hidden, hidden, layer.output.weight)
+        if name == "head":
+            if is_one:
+                alone.norm_linear(hidden, lm.body.norm, 1e-6, lm.head.t(), lm.head_bias)
+            else:
+                linear.linear(hidden.float(), lm.head.t(), lm.head_bias)
+        elif name == "qkv" and is_one:
+            alone.norm_linear(hidden, layer.attention_norm, 1e-6, layer.qkv.weight, layer.qkv.bias)
+        elif name == "qkv":
+            linear.linear(hidden, layer.qkv.weight, layer.qkv.bias)
+        elif name == "gate_up" and is_one:
+            alone.norm_gated(hidden, layer.mlp_norm, 1e-6, layer.gate_up.weight)
         elif name == "gate_up":
-            linear.norm_gated(hidden, layer.mlp_norm, 1e-6, layer.gate_up.weight)
-        elif name == "down":
-            linear.linear_add(hidden, inner, layer.down.weight)
+            linear.gated(hidden, layer.gate_up.weight)
         else:
-            linear.norm_linear(hidden, lm.body.norm, 1e-6, lm.head.t(), lm.head_bias)
+            rows, matrix = (hidden, layer.output) if name == "output" else (inner, layer.down)
+            if is_one:
+                alone.linear_add(hidden, rows, matrix.weight)
+            else:
+                linear.parts(rows, matrix.weight)
 
 
-def tilings(name: str, batch: int, num_inputs: int) -> list[small.Tiling]:
+def tilings(name: str, batch: int, num_inputs: int) -> list[Way]:
     """Ways to cut a product."""
     if batch == 1:
         inputs = 1 << (num_inputs - 1).bit_length()
         return [
-            small.Tiling(outputs, inputs, 1, warps, 1)
+            one_row.Tiling(outputs, inputs, warps)
             for outputs in (1, 2, 4, 8, 16)
             for warps in (2, 4, 8)
             if 8 <= outputs * inputs / (32 * warps) <= 128
         ]
-    return [
-        small.Tiling(outputs, inputs, splits, 2 if outputs == 16 else 4, 4)
+    ways = [
+        split.Tiling(outputs, inputs, splits, 4, stages, is_turned, False)
         for outputs in (16, 32, 64)
         for inputs in (64, 128)
-        for splits in ((1, 2, 4, 8) if name in ("output", "down") else (1,))
+        for stages in (3, 5)
+        for splits in ((1, 2, 5, 10) if name in ("output", "down") else (1,))
+        for is_turned in ((False, True) if outputs == 64 else (False,))
     ]
+    if name in ("output", "down"):
+        held = [(outputs, inputs) for outputs in (16, 32, 64) for inputs in (128, 256, 512, 1024)]
+        ways += [split.Tiling(out, into, -(-num_inputs // into), 8, 1, False, True) for out, into in held]
+    return ways
 
 
 def attend_all(batch: int, past: int, num_layers: int = 24, block_tokens: int = 16) -> Callable[[], None]:
@@ -82,7 +102,8 @@ def attend_all(batch: int, past: int, num_layers: int = 24, block_tokens: int = 
         torch.tensor([width], device=device),
     )
     rotation = torch.randn(batch, 32, 2, device=device)
-    attention = decode.DecodeAttention(torch.zeros(2 * batch, dtype=torch.int32, device=device))
+    counters = torch.zeros(2 * batch, dtype=torch.int32, device=device)
+    attention = decode.DecodeAttention(counters, reads_ahead=True)
 
     def attend() -> None:
         for cache in caches:
@@ -94,22 +115,28 @@ def attend_all(batch: int, past: int, num_layers: int = 24, block_tokens: int = 
 def sweep_attention(batch: int, past: int) -> dict[str, float]:
     """Microseconds of one layer, by parts and tile."""
     call, times_us = attend_all(batch, past), {}
-    chosen = decode.num_splits, decode._FEW_TILE_TOKENS, decode._TILE_TOKENS
+    chosen = decode.cut_past
     times_us["chosen"] = microseconds(call, None) / 24
     for splits in (1, 2, 4, 8, 16, 32):
         for tile in (16, 32, 64):
-            decode.num_splits = lambda *_, splits=splits: splits
-            decode._FEW_TILE_TOKENS = decode._TILE_TOKENS = tile
-            times_us[f"{splits} splits, tiles of {tile}"] = microseconds(call, None) / 24
-    decode.num_splits, decode._FEW_TILE_TOKENS, decode._TILE_TOKENS = chosen
+            for is_ahead in (False, True):
+                cut = decode.PastCut(splits, tile, is_ahead)
+                decode.cut_past = lambda *_, cut=cut, **__: cut
+                times_us[str(cut)] = microseconds(call, None) / 24
+    decode.cut_past = chosen
     return times_us
 
 
-def microseconds(call: Callable[[], None], tiling: small.Tiling | None) -> float:
+def choose(choices: tuple[Callable[..., Way], ...]) -> None:
+    """Let products be cut so."""
+    one_row.one_row_tiling = choices[0]
+    for name, choice in zip(TILINGS, choices[1:], strict=True):
+        setattr(split, name, choice)
+
+
+def microseconds(call: Callable[[], None], way: Way | None) -> float:
     """Of one call, cut so, or as the package does."""
-    small.one_row_tiling, small.rows_tiling = CHOSEN
-    if tiling is not None:
-        small.one_row_tiling = small.rows_tiling = lambda *_, **__: tiling
+    choose(CHOSEN if way is None else (lambda *_: way,) * len(CHOSEN))
     try:
         call()
         torch.cuda.synchronize()
@@ -118,10 +145,10 @@ def microseconds(call: Callable[[], None], tiling: small.Tiling | None) -> float
             call()
         return replay_ms(graph.replay, 10) * 1e3
     except Exception as error:
-        print(f"{tiling}: {type(error).__name__}: {error}"[:200], file=sys.stderr)
+        print(f"{way}: {type(error).__name__}: {error}"[:200], file=sys.stderr)
         return math.inf
     finally:
-        small.one_row_tiling, small.rows_tiling = CHOSEN
+        choose(CHOSEN)
 
 
 def print_best(name: str, times_us: dict[str, float], num_bytes: int) -> None:
@@ -143,13 +170,12 @@ def main() -> None:
     report: dict[str, Any] = {"command": " ".join(sys.argv), "machine": describe_machine()}
     with torch.inference_mode():
         lm = random_lm("cosyvoice2", torch.bfloat16, torch.device("cuda"))
-        linear = small.SmallLinear(small.SplitWorkspace(lm.device))
         for batch in arguments.batches:
             hidden = torch.randn(batch, lm.config.hidden_size, device=lm.device, dtype=lm.dtype)
             inner = torch.randn(batch, lm.config.intermediate_size, device=lm.device, dtype=lm.dtype)
             for name in arguments.matrices:
                 weight = lm.head.t() if name == "head" else getattr(lm.body.layers[0], name).weight
-                call = partial(multiply_all, lm, linear, name, hidden, inner)
+                call = partial(multiply_all, lm, name, hidden, inner)
                 ways = {"chosen": None} | {str(way): way for way in tilings(name, batch, weight.shape[0])}
                 times_us = {key: microseconds(call, way) / lm.config.num_layers for key, way in ways.items()}
                 num_bytes = weight.numel() * weight.element_size()

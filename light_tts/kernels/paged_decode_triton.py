@@ -7,6 +7,8 @@ recorded CUDA graph serves contexts of any length.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -17,11 +19,31 @@ from light_tts.kernels.kv_slots_triton import round_and_store, scales_of
 from light_tts.kernels.launch_sizes import power_of_2
 from light_tts.kernels.paged_decode import DecodePages
 
-# Measured on an H200, 24 layers, pasts of 150 to 600 tokens: with few programs short tiles, else long ones.
+# Measured on an H200, 24 layers, pasts of 150 to 600 tokens: with few programs short tiles, else long ones; long ones
+# also where a program has its first tile on its way before the queries are there.
 _WANTED_PROGRAMS = 512
-_MOST_SPLITS = 16
+_MOST_SPLITS, _MOST_SPLITS_AHEAD = 16, 8
 _FEW_PROGRAMS, _FEW_TILE_TOKENS, _TILE_TOKENS = 16, 16, 64
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _past(
+    cache: tl.tensor,
+    pages: tl.tensor,
+    tokens: tl.tensor,
+    is_seen: tl.tensor,
+    BLOCK_TOKENS: tl.constexpr,
+    SLOT_WIDTH: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Slots [N], keys and values [N, D] of a tile of tokens; cache: the first slot, at the head's own place."""
+    slots = tl.load(pages + tokens // BLOCK_TOKENS, mask=is_seen, other=0) * BLOCK_TOKENS + tokens % BLOCK_TOKENS
+    source = cache + slots[:, None] * SLOT_WIDTH + tl.arange(0, HEAD_DIM)[None, :]
+    keys = tl.load(source, mask=is_seen[:, None], other=0.0)
+    values = tl.load(source + KV_HEADS * HEAD_DIM, mask=is_seen[:, None], other=0.0)
+    return slots, keys, values
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -50,6 +72,7 @@ def _attend_kernel(
     TILE: tl.constexpr,
     SCALE_BYTES: tl.constexpr,
     JOINS: tl.constexpr,
+    AHEAD: tl.constexpr,
     PDL: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
@@ -65,6 +88,18 @@ def _attend_kernel(
     dims = tl.arange(0, HEAD_DIM)
     is_member = members[:, None] < GROUP
     places = (head * GROUP + members)[:, None] * HEAD_DIM + dims[None, :]
+
+    tiles_per_split = tl.cdiv(tl.cdiv(past, TILE), SPLITS)
+    start = split * tiles_per_split * TILE
+    stop = tl.minimum(past, start + tiles_per_split * TILE)
+    pages = table + row * width
+    head_cache = cache + head * HEAD_DIM
+    if AHEAD:
+        # No kernel of this step writes what earlier steps have left: it may be read before the queries are there.
+        tokens = start + tl.arange(0, TILE)
+        slots, keys, values = _past(
+            head_cache, pages, tokens, tokens < stop, BLOCK_TOKENS, slot_width, KV_HEADS, HEAD_DIM
+        )  # fmt: skip
     if PDL:
         tl.extra.cuda.gdc_wait()
     # Each number of a rotary pair needs its neighbour, with a sign.
@@ -96,18 +131,18 @@ def _attend_kernel(
         total += 1.0
         sums += own_value.to(tl.float32)[None, :]
 
-    tiles_per_split = tl.cdiv(tl.cdiv(past, TILE), SPLITS)
-    start = split * tiles_per_split * TILE
-    stop = tl.minimum(past, start + tiles_per_split * TILE)
     for first in range(start, stop, TILE):
         tokens = first + tl.arange(0, TILE)
         is_seen = tokens < stop
-        page = tl.load(table + row * width + tokens // BLOCK_TOKENS, mask=is_seen, other=0)
-        slots = page * BLOCK_TOKENS + tokens % BLOCK_TOKENS
-        source = cache + slots[:, None] * slot_width + head * HEAD_DIM + dims[None, :]
-        keys = tl.load(source, mask=is_seen[:, None], other=0.0).to(queries.dtype)
-        values = tl.load(source + KV_HEADS * HEAD_DIM, mask=is_seen[:, None], other=0.0).to(queries.dtype)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale_log2
+        if AHEAD:
+            next_slots, next_keys, next_values = _past(
+                head_cache, pages, tokens + TILE, tokens + TILE < stop, BLOCK_TOKENS, slot_width, KV_HEADS, HEAD_DIM
+            )  # fmt: skip
+        else:
+            slots, keys, values = _past(
+                head_cache, pages, tokens, is_seen, BLOCK_TOKENS, slot_width, KV_HEADS, HEAD_DIM
+            )  # fmt: skip
+        scores = tl.dot(queries, tl.trans(keys.to(queries.dtype)), input_precision="ieee") * scale_log2
         if SCALE_BYTES:
             scores *= scales_of(cache + slots * slot_width, is_seen, head, 2 * KV_HEADS, HEAD_DIM)[None, :]
         scores = tl.where(is_seen[None, :], scores, float("-inf"))
@@ -117,8 +152,11 @@ def _attend_kernel(
         total = total * shrink + tl.sum(weights, axis=1)
         if SCALE_BYTES:
             weights *= scales_of(cache + slots * slot_width, is_seen, KV_HEADS + head, 2 * KV_HEADS, HEAD_DIM)[None, :]
-        sums = sums * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        weights = weights.to(queries.dtype)
+        sums = sums * shrink[:, None] + tl.dot(weights, values.to(queries.dtype), input_precision="ieee")
         top = new_top
+        if AHEAD:
+            slots, keys, values = next_slots, next_keys, next_values
 
     target = out + row * (KV_HEADS * GROUP * HEAD_DIM) + places
     if SPLITS == 1:
@@ -197,10 +235,27 @@ def _join_kernel(
     tl.store(out + head * HEAD_DIM + dims, joined.to(out.dtype.element_ty))
 
 
-def num_splits(num_rows: int, num_kv_heads: int) -> int:
-    """Into how many parts the past of each row is cut, so that few rows too keep the whole GPU busy: a power of 2."""
-    wanted = max(1, _WANTED_PROGRAMS // (num_rows * num_kv_heads))
-    return min(_MOST_SPLITS, 1 << (wanted.bit_length() - 1))
+class PastCut(NamedTuple):
+    """How the past of each row is cut.
+
+    splits:       parts of it, a power of 2, so that few rows too keep the whole GPU busy.
+    tile_tokens:  read at a time.
+    is_ahead:     the first tile is read before the queries are there.
+    """
+
+    splits: int
+    tile_tokens: int
+    is_ahead: bool
+
+
+def cut_past(num_rows: int, num_kv_heads: int, *, reads_ahead: bool) -> PastCut:
+    """Where a past is not shared out, programs are many, and reading ahead takes registers that others need."""
+    programs = num_rows * num_kv_heads
+    wanted = 1 << (max(1, _WANTED_PROGRAMS // programs).bit_length() - 1)
+    if reads_ahead and wanted > 1:
+        return PastCut(min(_MOST_SPLITS_AHEAD, wanted), _TILE_TOKENS, is_ahead=True)
+    tile_tokens = _FEW_TILE_TOKENS if programs <= _FEW_PROGRAMS else _TILE_TOKENS
+    return PastCut(min(_MOST_SPLITS, wanted), tile_tokens, is_ahead=False)
 
 
 class DecodeAttention:
@@ -208,13 +263,15 @@ class DecodeAttention:
 
     Heads of `query` and of `key_value` must lie side by side within a row; head_dim must be a power of 2, 16 or more.
 
-    counters:  int32 zeros, one for each row and key-value head: the last program of a row joins what all have found,
-               where a kernel of its own would else; they are zero again afterwards.
-    pdl:       the kernel may be launched before the one before it has ended (see `small_linear_triton.py`).
+    counters:     int32 zeros, one for each row and key-value head: the last program of a row joins what all have found,
+                  where a kernel of its own would else; they are zero again afterwards.
+    pdl:          the kernel may be launched before the one before it has ended (see `one_row_linear_triton.py`).
+    reads_ahead:  it then reads what is cached of a row while the one before it still runs. Nothing that is launched
+                  before it and has not ended may write there.
     """
 
-    def __init__(self, counters: Tensor | None = None, *, pdl: bool = False) -> None:
-        self._counters, self._pdl = counters, pdl
+    def __init__(self, counters: Tensor | None = None, *, pdl: bool = False, reads_ahead: bool = False) -> None:
+        self._counters, self._pdl, self._reads_ahead = counters, pdl, reads_ahead
 
     def __call__(
         self, query: Tensor, key_value: Tensor, rotation: Tensor, cache: Tensor, pages: DecodePages, block_tokens: int
@@ -224,8 +281,7 @@ class DecodeAttention:
         kv_heads = key_value.shape[1] // 2
         group = num_heads // kv_heads
         group_rows = max(_LEAST_DOT_ROWS, power_of_2(group))
-        splits = num_splits(num_rows, kv_heads)
-        tile_tokens = _FEW_TILE_TOKENS if num_rows * kv_heads <= _FEW_PROGRAMS else _TILE_TOKENS
+        splits, tile_tokens, is_ahead = cut_past(num_rows, kv_heads, reads_ahead=self._reads_ahead)
         out = torch.empty(num_rows, num_heads * head_dim, dtype=query.dtype, device=query.device)
         parts = (num_rows * kv_heads * splits * group_rows) if splits > 1 else 1
         sums = torch.empty(parts, head_dim, dtype=torch.float32, device=query.device)
@@ -237,7 +293,7 @@ class DecodeAttention:
             key_value.stride(0),
             BLOCK_TOKENS=block_tokens, KV_HEADS=kv_heads, GROUP=group, GROUP_ROWS=group_rows, HEAD_DIM=head_dim,
             SPLITS=splits, TILE=tile_tokens, SCALE_BYTES=SCALE_BYTES if cache.dtype == torch.int8 else 0,
-            JOINS=joins, PDL=self._pdl, num_warps=4, **({"launch_pdl": True} if self._pdl else {}),
+            JOINS=joins, AHEAD=is_ahead, PDL=self._pdl, num_warps=4, **({"launch_pdl": True} if self._pdl else {}),
         )  # fmt: skip
         if splits > 1 and not joins:
             _join_kernel[(num_rows * num_heads,)](

@@ -19,7 +19,7 @@ from light_tts.kernels.overlapping import can_overlap
 from light_tts.kernels.packed_attention import PackedPages, packed_attention_plain
 from light_tts.kernels.paged_decode import DecodePages, decode_attention_plain
 from light_tts.llm.paged_attention import PagedKVCache
-from light_tts.llm.products import FusedProducts, SeparateProducts, can_fuse
+from light_tts.llm.products import FusedProducts, Residual, SeparateProducts, can_fuse
 from light_tts.llm.random import uniforms
 from light_tts.llm.sampler import INVALID_TOKEN, Sampler, SamplingBatch
 from light_tts.llm.step_inputs import StepViews
@@ -34,6 +34,7 @@ Draw = Callable[[Tensor, DrawRows], None]
 
 # More rows than that are left to the libraries' products.
 MOST_FUSED_ROWS = 128
+_COUNTERS = 1 << 14  # rows of attention times key-value heads
 
 
 class StepKernels(NamedTuple):
@@ -68,24 +69,25 @@ def triton_kernels(lm: SpeechLM, sampler: Sampler, *, overlaps: bool = False) ->
     from light_tts.kernels.decoder_rows_triton import rms_norm, silu_mul
     from light_tts.kernels.draw_triton import draw
     from light_tts.kernels.embedding_triton import embed
+    from light_tts.kernels.one_row_linear_triton import OneRowLinear
     from light_tts.kernels.packed_attention_triton import packed_attention
     from light_tts.kernels.paged_decode_triton import DecodeAttention
-    from light_tts.kernels.small_linear_triton import SmallLinear, SplitWorkspace
+    from light_tts.kernels.split_linear_triton import SplitLinear
 
     def fast_draw(logits: Tensor, rows: DrawRows) -> None:
         draw(logits, rows, least_repeats=sampler.least_repeats, invalid=INVALID_TOKEN)
 
-    workspace = SplitWorkspace(lm.device)
+    counters = torch.zeros(_COUNTERS, dtype=torch.int32, device=lm.device)
     separate = SeparateProducts(rms_norm, silu_mul)
-    attention = DecodeAttention(workspace.counters)
+    attention = DecodeAttention(counters)
     basis = StepKernels("separate", embed, separate, attention, packed_attention, fast_draw)
     versions = [basis, basis._replace(name="cautious", decode_attention=DecodeAttention(), draw=plain_draw(sampler))]
     if can_fuse(lm.dtype):
-        products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace))
+        products = FusedProducts(rms_norm, silu_mul, OneRowLinear(), SplitLinear())
         versions.insert(0, basis._replace(name="fused", products=products, most_rows=MOST_FUSED_ROWS))
     if can_fuse(lm.dtype) and overlaps and can_overlap(lm.device):
-        products = FusedProducts(rms_norm, silu_mul, SmallLinear(workspace, pdl=True))
-        attention = DecodeAttention(workspace.counters, pdl=True)
+        products = FusedProducts(rms_norm, silu_mul, OneRowLinear(overlaps=True), SplitLinear(overlaps=True))
+        attention = DecodeAttention(counters, pdl=True, reads_ahead=True)
         overlapping = versions[0]._replace(name="overlapping", products=products, decode_attention=attention)
         versions.insert(0, overlapping)
     return versions
@@ -134,19 +136,20 @@ class PaddedStep:
 
     def _compute(self, views: StepViews, layers: Iterable[nn.Module]) -> None:
         hidden, rotation = self.kernels.embed(views.rows, self._tables)
+        residual = Residual(hidden)
         for layer in layers:
             assert isinstance(layer, Qwen2Layer)
-            hidden = self._advance(layer, hidden, rotation, views.pages)
-        if views.selected is not None:
-            hidden = hidden.index_select(0, views.selected)
-        self.kernels.draw(self.kernels.products.logits(hidden, self._lm), views.draws)
+            self._advance(layer, residual, rotation, views.pages)
+        self.kernels.draw(self.kernels.products.logits(residual, views.selected, self._lm), views.draws)
 
-    def _advance(self, layer: Qwen2Layer, hidden: Tensor, rotation: Tensor, pages: DecodePages | PackedPages) -> Tensor:
-        """One layer: hidden [N, C], whose memory may be used -> [N, C]."""
+    def _advance(
+        self, layer: Qwen2Layer, residual: Residual, rotation: Tensor, pages: DecodePages | PackedPages
+    ) -> None:
+        """One layer."""
         eps, products = layer.config.norm_eps, self.kernels.products
-        qkv = products.norm_multiply(hidden, layer.attention_norm, eps, layer.qkv)
-        hidden = products.accumulate(hidden, self._attend(layer, qkv, rotation, pages), layer.output)
-        return products.accumulate(hidden, products.norm_gated(hidden, layer.mlp_norm, eps, layer.gate_up), layer.down)
+        qkv = products.norm_multiply(residual, layer.attention_norm, eps, layer.qkv)
+        products.accumulate(residual, self._attend(layer, qkv, rotation, pages), layer.output)
+        products.accumulate(residual, products.norm_gated(residual, layer.mlp_norm, eps, layer.gate_up), layer.down)
 
     def _attend(self, layer: Qwen2Layer, qkv: Tensor, rotation: Tensor, pages: DecodePages | PackedPages) -> Tensor:
         heads = qkv.unflatten(-1, (-1, layer.config.head_dim))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +15,23 @@ from light_tts.models.nets.quantized_matrix import QuantizedMatrix
 from light_tts.models.nets.speech_lm import SpeechLM
 
 if TYPE_CHECKING:
-    from light_tts.kernels.small_linear_triton import SmallLinear
+    from light_tts.kernels.one_row_linear_triton import OneRowLinear
+    from light_tts.kernels.split_linear_triton import SplitLinear
 
 RmsNorm = Callable[[Tensor, Tensor, float], Tensor]
 SiluMul = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Residual:
+    """The residual stream of a step, between two products.
+
+    total:  [N, C], whose memory sums may use.
+    parts:  [P, N, C] float32 that are still to be added; the norm before the next product does it. None: nothing is.
+    """
+
+    total: Tensor
+    parts: Tensor | None = None
 
 
 class SeparateProducts:
@@ -29,58 +43,90 @@ class SeparateProducts:
     def __init__(self, rms_norm: RmsNorm, silu_mul: SiluMul) -> None:
         self._rms_norm, self._silu_mul = rms_norm, silu_mul
 
-    def norm_multiply(self, hidden: Tensor, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
-        """`rms_norm(hidden) @ W + bias`."""
-        return matrix.multiply(self._rms_norm(hidden, norm, eps))
+    def norm_multiply(self, residual: Residual, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
+        """`rms_norm(residual) @ W + bias`."""
+        return matrix.multiply(self._normed(residual, norm, eps))
 
-    def norm_gated(self, hidden: Tensor, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
-        """`silu(gate) * up`, where gate and up are the halves of `rms_norm(hidden) @ W`."""
-        return self._silu_mul(matrix.multiply(self._rms_norm(hidden, norm, eps)))
+    def norm_gated(self, residual: Residual, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
+        """`silu(gate) * up`, where gate and up are the halves of `rms_norm(residual) @ W`."""
+        return self._silu_mul(matrix.multiply(self._normed(residual, norm, eps)))
 
-    def accumulate(self, total: Tensor, rows: Tensor, matrix: Matrix) -> Tensor:
-        """`total + rows @ W`; the memory of `total` may be used for it."""
-        return matrix.accumulate(total, rows)
+    def accumulate(self, residual: Residual, rows: Tensor, matrix: Matrix) -> None:
+        """Add `rows @ W`; a norm lies between any two of these."""
+        residual.total = matrix.accumulate(residual.total, rows)
 
-    def logits(self, hidden: Tensor, lm: SpeechLM) -> Tensor:
-        """Final norm and head: [B, C] -> [B, V] float32."""
+    def logits(self, residual: Residual, selected: Tensor | None, lm: SpeechLM) -> Tensor:
+        """Final norm and head of the selected rows [S] int64, or of all: [S, V] float32."""
+        hidden = residual.total if selected is None else residual.total.index_select(0, selected)
         return lm.logits(self._rms_norm(hidden.float(), lm.body.norm, lm.config.norm_eps))
+
+    def _normed(self, residual: Residual, norm: Tensor, eps: float) -> Tensor:
+        return self._rms_norm(residual.total, norm, eps)
 
 
 class FusedProducts(SeparateProducts):
-    """One kernel each, where the matrix is a plain one or has kernels of its own; for few rows."""
+    """One kernel each, where the matrix is a plain one or has kernels of its own; for few rows.
 
-    def __init__(self, rms_norm: RmsNorm, silu_mul: SiluMul, linear: SmallLinear) -> None:
+    one_row:    norm, gate and sum are in the product.
+    more_rows:  what a product adds is left in parts, which the norm that follows adds up.
+    """
+
+    def __init__(self, rms_norm: RmsNorm, silu_mul: SiluMul, one_row: OneRowLinear, more_rows: SplitLinear) -> None:
         super().__init__(rms_norm, silu_mul)
-        self._linear = linear
+        self._one_row, self._more_rows = one_row, more_rows
 
-    def norm_multiply(self, hidden: Tensor, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
+    def norm_multiply(self, residual: Residual, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
         """See `SeparateProducts.norm_multiply`."""
-        if isinstance(matrix, PlainMatrix):
-            return self._linear.norm_linear(hidden, norm, eps, matrix.weight, matrix.bias)
-        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None:
-            return matrix.kernels(hidden, matrix.bias, around=Around(norm, eps, overlaps=self._linear.overlaps))
-        return super().norm_multiply(hidden, norm, eps, matrix)
+        total = residual.total
+        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None and residual.parts is None:
+            return matrix.kernels(total, matrix.bias, around=Around(norm, eps, overlaps=self._one_row.overlaps))
+        if not isinstance(matrix, PlainMatrix):
+            return super().norm_multiply(residual, norm, eps, matrix)
+        if len(total) == 1:
+            return self._one_row.norm_linear(total, norm, eps, matrix.weight, matrix.bias)
+        return self._more_rows.linear(self._normed(residual, norm, eps), matrix.weight, matrix.bias)
 
-    def norm_gated(self, hidden: Tensor, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
+    def norm_gated(self, residual: Residual, norm: Tensor, eps: float, matrix: Matrix) -> Tensor:
         """See `SeparateProducts.norm_gated`."""
-        if isinstance(matrix, PlainMatrix):
-            return self._linear.norm_gated(hidden, norm, eps, matrix.weight)
-        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None:
-            around = Around(norm, eps, is_gated=True, overlaps=self._linear.overlaps)
-            return matrix.kernels(hidden, around=around)
-        return super().norm_gated(hidden, norm, eps, matrix)
+        total = residual.total
+        if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None and residual.parts is None:
+            around = Around(norm, eps, is_gated=True, overlaps=self._one_row.overlaps)
+            return matrix.kernels(total, around=around)
+        if not isinstance(matrix, PlainMatrix):
+            return super().norm_gated(residual, norm, eps, matrix)
+        if len(total) == 1:
+            return self._one_row.norm_gated(total, norm, eps, matrix.weight)
+        return self._more_rows.gated(self._normed(residual, norm, eps), matrix.weight)
 
-    def accumulate(self, total: Tensor, rows: Tensor, matrix: Matrix) -> Tensor:
+    def accumulate(self, residual: Residual, rows: Tensor, matrix: Matrix) -> None:
         """See `SeparateProducts.accumulate`."""
-        if isinstance(matrix, PlainMatrix):
-            return self._linear.linear_add(total, rows, matrix.weight)
+        assert residual.parts is None, "a norm lies between two sums"
         if isinstance(matrix, QuantizedMatrix) and matrix.kernels is not None:
-            return matrix.kernels(rows, total, in_place=True, around=Around(overlaps=self._linear.overlaps))
-        return super().accumulate(total, rows, matrix)
+            around = Around(overlaps=self._one_row.overlaps)
+            residual.total = matrix.kernels(rows, residual.total, in_place=True, around=around)
+        elif not isinstance(matrix, PlainMatrix):
+            super().accumulate(residual, rows, matrix)
+        elif len(rows) == 1:
+            self._one_row.linear_add(residual.total, rows, matrix.weight)
+        else:
+            residual.parts = self._more_rows.parts(rows, matrix.weight)
 
-    def logits(self, hidden: Tensor, lm: SpeechLM) -> Tensor:
+    def logits(self, residual: Residual, selected: Tensor | None, lm: SpeechLM) -> Tensor:
         """See `SeparateProducts.logits`."""
-        return self._linear.norm_linear(hidden, lm.body.norm, lm.config.norm_eps, lm.head.t(), lm.head_bias)
+        norm, eps = lm.body.norm, lm.config.norm_eps
+        if len(residual.total) == 1:
+            return self._one_row.norm_linear(residual.total, norm, eps, lm.head.t(), lm.head_bias)
+        normed = self._normed(residual, norm, eps, torch.float32)
+        if selected is not None:
+            normed = normed.index_select(0, selected)
+        return self._more_rows.linear(normed, lm.head.t(), lm.head_bias)
+
+    def _normed(self, residual: Residual, norm: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+        """In `dtype`, or else in that of the residual stream."""
+        parts, residual.parts = residual.parts, None
+        if parts is not None:
+            return self._more_rows.add_norm(residual.total, parts, norm, eps, dtype or residual.total.dtype)
+        return self._rms_norm(residual.total if dtype is None else residual.total.to(dtype), norm, eps)
 
 
 def can_fuse(dtype: torch.dtype) -> bool:

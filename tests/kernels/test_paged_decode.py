@@ -135,6 +135,9 @@ def test_the_kernel_agrees_with_the_plain_version(device, lengths, dtype, tolera
     untouched = torch.ones(len(cache), dtype=torch.bool, device=device)
     untouched[case.pages.slots] = False
     assert torch.equal(cache[untouched].nan_to_num(7.0), case.cache[untouched].nan_to_num(7.0))
+    early_out, early_cache = case.run(DecodeAttention(reads_ahead=True))
+    assert largest_error(early_out.cpu(), case.by_hand().cpu()) < tolerance
+    assert torch.equal(early_cache.nan_to_num(7.0), cache.nan_to_num(7.0))
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
@@ -169,12 +172,14 @@ def test_int8_slots_lose_less_than_half_a_code_and_keep_zeros():
     assert is_number.logical_not().nonzero().tolist() == [[3, 1]]
 
 
+@pytest.mark.parametrize("reads_ahead", [False, True])
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 16, 64, 100, 256])
-def test_few_rows_are_cut_into_many_parts_and_many_into_none(num_rows):
+def test_few_rows_are_cut_into_many_parts_and_many_into_none(num_rows, reads_ahead):
     pytest.importorskip("triton")
-    from light_tts.kernels.paged_decode_triton import num_splits
+    from light_tts.kernels.paged_decode_triton import cut_past
 
-    splits = num_splits(num_rows, 2)
+    splits, _, is_ahead = cut_past(num_rows, 2, reads_ahead=reads_ahead)
     assert splits in (1, 2, 4, 8, 16)
     assert splits == 1 or splits * num_rows * 2 <= 512
     assert (splits > 1) == (num_rows <= 128)
+    assert is_ahead == (reads_ahead and splits > 1)

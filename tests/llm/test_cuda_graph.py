@@ -361,13 +361,13 @@ def test_recording_and_replaying_beside_a_busy_thread(on_gpu):
 @pytest.mark.gpu
 def test_kernels_that_fail_are_left_out_and_named(on_gpu, monkeypatch, caplog):
     """The fused products do not compile, say: steps are recorded with what is left, and draw the same."""
-    from light_tts.kernels.small_linear_triton import SmallLinear
+    from light_tts.kernels.split_linear_triton import SplitLinear
 
     def broken(*_, **__):
         raise RuntimeError("out of shared memory")
 
     expected = crowd(on_gpu, make_engine(on_gpu))
-    monkeypatch.setattr(SmallLinear, "norm_linear", broken)
+    monkeypatch.setattr(SplitLinear, "linear", broken)
     engine = recorded(on_gpu)
     assert "fused kernels fail" in caplog.text
     assert "out of shared memory" in caplog.text
