@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from light_tts.acoustic.flow_inputs import InputMemory
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.acoustic.flow_schedule import Schedule
-from light_tts.acoustic.flow_sizes import BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
+from light_tts.acoustic.flow_sizes import ANY_PAST, BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import KernelsAhead, begin_compiling
 from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 RECORD_BUDGET_S = 45.0  # of the start; the sizes that are then missing are shared out among the others
 _FEWEST_PRICES = 4  # sizes whose times say what the others cost
+_LEAST_ALIKE = 8  # rows x chunks from which calls of a magnitude have the same kernels
 _MOST_FAILURES = 3  # sizes that could not be recorded; no more is tried then
 # What is tried in this order: its name, whether the estimator is fused, whether its kernels overlap.
 _KINDS = (("overlapping kernels", True, True), ("fused kernels", True, False), ("CUDA graphs", False, False))
@@ -166,7 +167,7 @@ class PagedRunner:
         )
         self._table = SizeTable(self._sight, net.chunk_frames)
         self._recorded: dict[CallSize, FlowCall] = {}
-        self._met: set[tuple[bool, int]] = set()  # kinds of sizes whose kernels are compiled, or are being compiled
+        self._met: set[Hashable] = set()  # kinds of sizes whose kernels are compiled, or are being compiled
         self._compiling: list[KernelsAhead] = []
         net.noise  # noqa: B018 - copied to the device now, which no recording may do
         if most_graphs:
@@ -272,8 +273,7 @@ class PagedRunner:
 
     def begin_compiling(self, sizes: Iterable[CallSize]) -> None:
         """Begin to compile the kernels of calls of these sizes, unless that was begun before."""
-        # Kernels differ with the magnitude of a call, and calls of one row have some of their own.
-        kinds = {(size.rows == 1, (size.rows * size.chunks).bit_length()): size for size in sizes}
+        kinds = {_kind_of(size): size for size in sizes}
         new = [size for kind, size in kinds.items() if kind not in self._met]
         if not new:
             return
@@ -325,3 +325,10 @@ class PagedRunner:
         self._recorded[size] = call
         self._table.add([size])
         logger.debug("recorded flow calls of %s", size)
+
+
+def _kind_of(size: CallSize) -> Hashable:
+    """Calls of a kind have nearly the same kernels: of those with little work each is a kind, of others a magnitude."""
+    work = size.rows * size.chunks
+    shape = (size.rows, size.chunks) if work < _LEAST_ALIKE else (size.rows == 1, work.bit_length())
+    return shape, size.past_pages == ANY_PAST
