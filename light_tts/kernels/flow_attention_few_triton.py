@@ -21,9 +21,8 @@ from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import (
     has_large_shared_memory,
     launch_options,
-    let_next_begin,
     precision_of,
-    wait_for_former,
+    take_over,
 )
 
 _LEAST_DOT_ROWS = 16  # of a matrix product on tensor cores
@@ -31,7 +30,7 @@ _QUERIES = _LEAST_DOT_ROWS  # of a program
 _OWN = 64  # new steps of a tile
 _KEYS = 256  # of a tile of the past, in 16 bits: four pages of 50 steps
 _WARPS = 4
-_MOST_PROGRAMS = 256
+_MOST_TILES = 256  # of new steps, in all programs
 _LOG2_E = 1.4426950408889634
 
 
@@ -96,7 +95,6 @@ def _few_attention_kernel(
     OVERLAPS: tl.constexpr,
 ) -> None:
     """OUT: channels of a product inside, 0: none."""
-    let_next_begin(OVERLAPS)
     num_tiles = tl.cdiv(num_steps, QUERIES)
     tile = tl.program_id(0) % num_tiles
     head = tl.program_id(1)
@@ -113,7 +111,7 @@ def _few_attention_kernel(
     cosines = rotation + sequence * num_steps * (HEAD_DIM // 2)
     sines = cosines + num_sequences * num_steps * (HEAD_DIM // 2)
     if tl.program_id(0) >= num_tiles:
-        wait_for_former(OVERLAPS)
+        take_over(OVERLAPS)
         keep(
             own, kept, saves + sequence * saves_width, cosines, sines, head, guidance_row, steps, is_step, page_stride,
             HEADS, HEAD_DIM, PAGE_STEPS, HAS_ROTATION, IS_INT8,
@@ -132,7 +130,7 @@ def _few_attention_kernel(
     if OUT > 0:
         channels = tl.arange(0, OUT)
         weights = tl.load(matrix + channels[None, :] * width + (head * HEAD_DIM + dims)[:, None])
-    wait_for_former(OVERLAPS)
+    take_over(OVERLAPS)
     keys = qkv + row_start * (3 * width) + width + head * HEAD_DIM
     own_steps = tl.arange(0, OWN)
     own_places = keys + own_steps[:, None] * (3 * width) + dims[None, :]
@@ -191,7 +189,7 @@ def _few_attention_kernel(
 
 def takes_attention(rows: int, steps: int, heads: int) -> bool:
     """True where `few_chunk_attention` is faster on an H200 than larger tiles."""
-    return steps <= _OWN and rows * heads * ceil_div(steps, _QUERIES) <= _MOST_PROGRAMS
+    return rows * heads * ceil_div(steps, _QUERIES) * ceil_div(steps, _OWN) <= _MOST_TILES
 
 
 def takes_attention_parts(rows: int, steps: int, heads: int, matrix: Tensor) -> bool:

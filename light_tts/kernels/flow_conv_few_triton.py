@@ -15,7 +15,7 @@ from torch import Tensor
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
 from light_tts.kernels.flow_pages_triton import keep_share
 from light_tts.kernels.launch_sizes import ceil_div, power_of_2
-from light_tts.kernels.triton_math import launch_options, let_next_begin, wait_for_former
+from light_tts.kernels.triton_math import launch_options, take_over
 
 _ROWS = 16  # of a program, the least of a matrix product on tensor cores
 _COLUMNS = 16
@@ -46,7 +46,7 @@ def _sums_of_shortcut(
     vectors = matrix + columns[None, None, None, :] * IN + slices[:, :, :, None]
     weights = tl.load(vectors + halves, mask=is_column[None, None, None, :], other=0.0)
     biases = tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)
-    wait_for_former(OVERLAPS)
+    take_over(OVERLAPS)
     given_of = x + rows[None, :, None] * IN + slices + tl.arange(0, depth)[None, None, :]
     given = tl.load(given_of, mask=is_row[None, :, None], other=0.0).to(matrix.dtype.element_ty)
     parts = tl.dot(given, tl.reshape(weights, [SLICES, depth, COLUMNS]))
@@ -84,7 +84,6 @@ def _few_conv_kernel(
     SHARE: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ) -> None:
-    let_next_begin(OVERLAPS)
     first = tl.program_id(0) * ROWS
     offsets = tl.arange(0, ROWS)
     rows = first + offsets
@@ -130,7 +129,7 @@ def _few_conv_kernel(
         before = kept + tl.where(is_next, next_page, page)[None, :, None]
         before = before + ((source + left) * IN + depth[None, None, :])
         kept_before = tl.load(before, mask=is_before, other=0.0)
-        wait_for_former(OVERLAPS)
+        take_over(OVERLAPS)
         new = x + first * IN + (offsets[None, :, None] + (taps - left)) * IN + depth[None, None, :]
         # One of the two is zero everywhere.
         given = tl.load(new, mask=is_source & (source >= 0), other=0.0).to(matrix.dtype.element_ty) + kept_before

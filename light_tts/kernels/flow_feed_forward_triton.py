@@ -23,7 +23,7 @@ from light_tts.kernels.flow_stream_rows_triton import (
     write_share,
 )
 from light_tts.kernels.launch_sizes import ceil_div
-from light_tts.kernels.triton_math import activate, launch_options, let_next_begin, wait_for_former
+from light_tts.kernels.triton_math import activate, launch_options, take_over
 
 _ROWS = 16  # of a program, the least of a matrix product on tensor cores
 _CHUNK = 128  # hidden units of a program
@@ -52,7 +52,6 @@ def _feed_forward_kernel(
     ROWS: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ) -> None:
-    let_next_begin(OVERLAPS)
     width: tl.constexpr = 2 * HALF
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     chunk = tl.program_id(1)
@@ -70,7 +69,7 @@ def _feed_forward_kernel(
     right_weights = half_of_weights(hidden, units, is_unit, HALF, HALF, width)
     channels = tl.arange(0, width)
     last_weights = half_of_weights(last + chunk * CHUNK, channels, channels < width, 0, CHUNK, HIDDEN)
-    wait_for_former(OVERLAPS)
+    take_over(OVERLAPS)
     left = joined_half(x, parts, left_biases, rows, is_row, places, num_rows, PARTS, width)
     right = joined_half(x, parts, right_biases, rows, is_row, HALF + places, num_rows, PARTS, width)
     sums = product_after_norm(

@@ -34,6 +34,7 @@ _WARPS = 8
 _MOST_CHANNELS = 256  # with more, registers do not hold a program's weights
 _MOST_ROWS = 256  # with more, programs are more than multiprocessors
 _MOST_NARROW_ROWS, _NARROW = 400, 1024  # of a product of fewer outputs
+_MOST_STREAM_ROWS = 300  # of whole blocks in parts
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
@@ -103,7 +104,7 @@ def takes_stream(rows: int, steps: int, heads: int, hidden: Tensor) -> bool:
     rows, steps:  of attention, in which there are so many heads.
     hidden:       [F, C], matrix of the first product of the feed-forward.
     """
-    is_few = rows * steps <= _MOST_ROWS and takes_attention_parts(rows, steps, heads, hidden)
+    is_few = rows * steps <= _MOST_STREAM_ROWS and takes_attention_parts(rows, steps, heads, hidden)
     return is_few and takes_norm_linear(rows * steps, hidden) and can_cut(len(hidden))
 
 

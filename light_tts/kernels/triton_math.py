@@ -112,6 +112,14 @@ def wait_for_former(OVERLAPS: tl.constexpr) -> None:
         gdc_wait()
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def take_over(OVERLAPS: tl.constexpr) -> None:
+    """Wait for the kernel before, only then let the next one start: `begin` for kernels that fill multiprocessors."""
+    if OVERLAPS:
+        gdc_wait()
+        gdc_launch_dependents()
+
+
 def launch_options(num_rows: int, overlaps: bool) -> dict[str, bool]:
     """OVERLAPS, and the launch that goes with it. Where kernels are long, nothing is gained."""
     if overlaps and num_rows <= _MOST_OVERLAPPED_ROWS:

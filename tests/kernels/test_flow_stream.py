@@ -143,6 +143,7 @@ def test_what_is_not_taken():
 
     matrix = torch.empty(512, 256, dtype=torch.float16)
     assert takes_stream(2, 50, 8, matrix)
+    assert takes_stream(2, 100, 8, matrix)
     assert not takes_stream(2, 500, 8, matrix), "many rows"
     assert not takes_stream(2, 50, 8, matrix.float())
     assert not takes_stream(2, 50, 8, matrix[:, :240]), "channels that are no power of 2"
