@@ -90,6 +90,7 @@ def test_foreign_files_are_refused_in_one_sentence(tmp_path, content, message):
 
 
 @foreign_protocol
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch's own, when it says what it met
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), suffix=st.sampled_from([".pt", ".safetensors"]))
 def test_damaged_files_load_or_are_refused(tmp_path, data, suffix):
