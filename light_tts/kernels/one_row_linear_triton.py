@@ -65,7 +65,8 @@ def _one_row_kernel(
         scale = tl.rsqrt(tl.sum(row * row, axis=0) / IN + eps)
         row *= norms
     sums = tl.sum(tile.to(tl.float32) * row[None, :], axis=1) * scale
-    kind, is_output = out.dtype.element_ty, cols < OUT
+    kind = out.dtype.element_ty
+    is_output = cols < OUT
     if HAS_BIAS:
         sums += tl.load(bias + cols, mask=is_output, other=0.0).to(tl.float32)
     if GATED:
