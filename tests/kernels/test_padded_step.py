@@ -1,10 +1,16 @@
 """A whole padded step of Triton kernels draws and stores what the plain one does, in every version of it."""
 
+import logging
+import re
+
 import pytest
 import torch
 
+from light_tts.kernels.compile_ahead import compile_ahead
+from light_tts.kernels.decoder_rows import rms_norm_plain, silu_mul_plain
 from light_tts.llm.model_runner import ModelRunner
 from light_tts.llm.padded_step import PaddedStep, plain_kernels, triton_kernels
+from light_tts.llm.products import FusedProducts
 from light_tts.llm.scheduler import Chunk
 from light_tts.llm.sequence_table import SequenceTable
 from light_tts.llm.step_inputs import StepInputs
@@ -47,3 +53,30 @@ def test_every_version_agrees_with_the_plain_step(device, shape, version):
     ids, cache = computed(lm, shape, lambda sampler: triton_kernels(lm, sampler)[version])
     assert ids == expected_ids
     assert torch.allclose(cache, expected_cache, atol=2e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, 16, 64])
+def test_the_overlapping_kernels_of_a_decoding_step_compile(compiler, caplog, num_rows):
+    """For the Hopper GPU that the fixture pretends: the interpreter takes what the compiler does not."""
+    from light_tts.kernels.one_row_linear_triton import OneRowLinear
+    from light_tts.kernels.paged_decode_triton import DecodeAttention
+    from light_tts.kernels.split_linear_triton import SplitLinear
+
+    lm = stored_as_on_a_gpu(load_tiny("cosyvoice2", dtype=torch.bfloat16))
+    runner = ModelRunner(lm, num_blocks=8, block_tokens=4, win_size=10, tau_r=0.1)
+    shape = StepShape.decoding(num_rows)
+    table = SequenceTable(most_pages=8, win_size=10, zero_page=runner.cache.zero_page)
+    drawn = torch.zeros(num_rows + 1, dtype=torch.int64)
+    inputs = StepInputs([shape], table, drawn, block_tokens=4, dump_slot=runner.cache.dump_slot)
+    counters = torch.zeros(2 * num_rows, dtype=torch.int32)
+    kernels = triton_kernels(lm, runner._sampler)[0]._replace(
+        products=FusedProducts(rms_norm_plain, silu_mul_plain, OneRowLinear(overlaps=True), SplitLinear(overlaps=True)),
+        decode_attention=DecodeAttention(counters, pdl=True, reads_ahead=True),
+    )
+    with torch.inference_mode(), caplog.at_level(logging.INFO):
+        inputs.fill([], shape, 0)
+        compile_ahead("step", lambda: PaddedStep(lm, runner.cache, kernels).compute(inputs.views(shape)))
+    assert "do not compile" not in caplog.text
+    found = re.search(r"(\d+) kernels of the step compiled", caplog.text)
+    assert found is not None
+    assert int(found[1]) >= 7
