@@ -8,14 +8,16 @@ import torch
 
 from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.kernels import compile_ahead as module
+from light_tts.kernels import compile_pool
 from light_tts.kernels.compile_ahead import compile_ahead
+from light_tts.kernels.compile_job import CompileJob
 from light_tts.kernels.flow_kernels import triton_kernels as flow_kernels
 from light_tts.llm.padded_step import PaddedStep
 from light_tts.llm.padded_step import triton_kernels as step_kernels
 from light_tts.llm.padded_steps import PaddedSteps
 from light_tts.llm.paged_attention import PagedKVCache
 from light_tts.llm.sampler import Sampler
-from tests.acoustic.tiny_flow import layouts, tiny_flow
+from tests.acoustic.tiny_flow import LAYOUTS, layouts, tiny_flow
 from tests.llm.tiny_llm import load_tiny, stored_as_on_a_gpu
 
 
@@ -125,26 +127,69 @@ def collected(compiler, monkeypatch):
     return met
 
 
-def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
-    met = collected(compiler, monkeypatch)
+STEP_SIZES = {"win_size": 10, "most_rows": 16, "most_packed_rows": 64, "most_running": 16, "most_tokens": 32}
+
+
+def tiny_steps(is_int8=False):
+    """A step of a tiny language model in each version but the most cautious, which has no kernels of its own."""
     lm = stored_as_on_a_gpu(load_tiny("cosyvoice2"))
     config = lm.config
     cache = PagedKVCache(
         num_layers=config.num_layers, num_blocks=8, block_tokens=4, num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim, dtype=torch.float32, device=torch.device("cpu"), is_int8=False,
+        head_dim=config.head_dim, dtype=torch.float32, device=torch.device("cpu"), is_int8=is_int8,
     )  # fmt: skip
     sampler = Sampler(win_size=10, tau_r=0.1, head_size=lm.ids.head_size, device=torch.device("cpu"))
-    sizes = {"win_size": 10, "most_rows": 16, "most_packed_rows": 64, "most_running": 16, "most_tokens": 32}
-    for version in step_kernels(lm, sampler)[:-1]:
-        step = PaddedStep(lm, cache, version)
+    return cache, [PaddedStep(lm, cache, version) for version in step_kernels(lm, sampler)[:-1]]
+
+
+def test_a_brief_step_meets_all_kernels_of_a_whole_one(compiler, monkeypatch):
+    met = collected(compiler, monkeypatch)
+    cache, steps = tiny_steps()
+    for step in steps:
         seen = {}
         for name, compute in (("brief", step.compute_briefly), ("whole", step.compute)):
             met.clear()
             with torch.inference_mode():
-                PaddedSteps(cache, compute, **sizes)
+                PaddedSteps(cache, compute, **STEP_SIZES)
             seen[name] = set(met)
         assert seen["brief"] == seen["whole"]
         assert len(seen["whole"]) > 5
+
+
+@pytest.fixture
+def failures(compiler, monkeypatch):
+    """What processes could not compile, while they compile: a GPU of compute capability 9.0 need not be there."""
+    failed = []
+    monkeypatch.setattr(compile_pool, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(CompileJob, "compile_here", lambda job: failed.append(job.kernel.__name__))
+    with compile_pool.compile_processes():
+        yield failed
+
+
+@pytest.mark.slow
+def test_the_kernels_of_steps_compile(failures, caplog):
+    def meet_kernels():
+        for is_int8 in (False, True):
+            cache, steps = tiny_steps(is_int8)
+            for step in steps:
+                with torch.inference_mode():
+                    PaddedSteps(cache, step.compute_briefly, **STEP_SIZES)
+
+    compile_ahead("language model", meet_kernels)
+    assert (failures, caplog.text) == ([], "")
+
+
+@pytest.mark.slow
+def test_the_kernels_of_flow_calls_compile(failures, caplog):
+    def meet_kernels():
+        for layout in LAYOUTS:
+            net = tiny_flow(layout, 15)
+            runner = PagedRunner(net, cache_bytes=1 << 24, steps=2, kernels=flow_kernels(overlaps=True), most_graphs=0)
+            for rows, chunks in ((1, 1), (2, 3)):
+                runner.new_call(runner.size_for(rows, chunks, 0)).compute_briefly()
+
+    compile_ahead("flow", meet_kernels)
+    assert (failures, caplog.text) == ([], "")
 
 
 @layouts
