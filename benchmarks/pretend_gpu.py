@@ -250,9 +250,9 @@ def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
     engine, flow = TTSEngine.load(settings), PretendedFlow(device, speed)
     steps = PretendedSteps(engine, device)
     decoder: AcousticDecoder = engine._decoder
-    decoder.flow._runner = flow  # type: ignore[assignment]
-    decoder.vocoder = PretendedVocoder(device)  # type: ignore[assignment]
-    decoder.new_timer = partial(PretendedTimer, device)
+    decoder.flow.runner = flow  # type: ignore[assignment]
+    decoder.main.vocoder = PretendedVocoder(device)  # type: ignore[assignment]
+    decoder.main.new_timer = partial(PretendedTimer, device)
     share_the_device(engine)
     measure_costs(decoder.flow, decoder.vocoder, decoder.costs, max_batch=MAX_BATCH)
     collector.settle()  # as warming up does

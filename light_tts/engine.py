@@ -182,13 +182,15 @@ class TTSEngine:
         started_s = time.monotonic()
         decoder = self._decoder
         try:
-            measure_costs(
-                decoder.flow,
-                decoder.vocoder,
-                decoder.costs,
-                max_batch=self.settings.acoustic.max_batch,
-                progress=self._progress,
-            )
+            for lane in decoder.lanes:
+                measure_costs(
+                    lane.flow,
+                    lane.vocoder,
+                    lane.share.costs,
+                    max_batch=lane.share.max_batch,
+                    most_frames=lane.share.most_frames,
+                    progress=self._progress,
+                )
         finally:
             self._progress.close()
         for stream, text in zip((True, False), WARM_UP_TEXTS, strict=True):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
+from light_tts.acoustic.call_log import CallLog
 from light_tts.acoustic.decoder import AcousticDecoder
+from light_tts.acoustic.express import express_beside
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_graphs import RunnerSearch
 from light_tts.acoustic.vocoder import WaveDecoder
@@ -81,9 +83,10 @@ def _load_parts(settings: Settings, placement: Placement, events: EngineEvents, 
     turns = NO_TURNS
     if placement.device.type == "cuda":
         turns = GpuTurns(settings.acoustic.first_hop + directory.lookahead_tokens)
+    log = CallLog()
     with ThreadPoolExecutor(3, thread_name_prefix="load") as pool:
         flow_net = pool.submit(load_finite_flow, directory, placement.flow_dtype, placement.device)
-        loaded_vocoder = pool.submit(_load_vocoder, directory, placement, settings)
+        loaded_vocoder = pool.submit(_load_vocoder, directory, placement, settings, log)
         lms = {
             style: pool.submit(
                 directory.load_llm,
@@ -107,7 +110,7 @@ def _load_parts(settings: Settings, placement: Placement, events: EngineEvents, 
             start_llm = partial(_vllm_backend, directory, placement, settings, events)
         else:
             start_llm = partial(_built_in_backend, directory, settings, events, turns, progress)
-        search = _runner_search(flow_net.result().net, settings)
+        search = _runner_search(flow_net.result().net, settings, log)
         if not uses_vllm:
             # The flow has the most kernels: they are compiled while the language model is loaded and recorded.
             search.begin()
@@ -125,6 +128,7 @@ def _load_parts(settings: Settings, placement: Placement, events: EngineEvents, 
         lookahead_tokens=directory.lookahead_tokens,
         events=events,
         turns=turns,
+        express=express_beside(flow, vocoder, log, acoustic, progress),
     )
     return EngineParts(settings, directory.name, placement, frontend, llms, decoder, memory)
 
@@ -158,7 +162,7 @@ def _vllm_backend(
 
 
 def _load_vocoder(
-    directory: ModelDirectory, placement: Placement, settings: Settings
+    directory: ModelDirectory, placement: Placement, settings: Settings, log: CallLog
 ) -> tuple[WaveDecoder, torch.dtype]:
     """The vocoder with its kernels compiled, and the precision it runs in."""
     loaded = load_finite_vocoder(directory, placement.vocoder_dtype, placement.device)
@@ -169,11 +173,12 @@ def _load_vocoder(
         max_rows=settings.acoustic.max_batch,
         slots=vocoder_slots(settings),
         records=not settings.llm.disable_cudagraph,
+        calls=log,
     )
     return vocoder, loaded.dtype
 
 
-def _runner_search(net: FlowNet, settings: Settings) -> RunnerSearch:
+def _runner_search(net: FlowNet, settings: Settings, log: CallLog) -> RunnerSearch:
     return RunnerSearch(
         net,
         cache_bytes=sum(_flow_cache_bytes(settings)),
@@ -182,6 +187,7 @@ def _runner_search(net: FlowNet, settings: Settings) -> RunnerSearch:
         max_rows=settings.acoustic.max_batch,
         int8_states=settings.acoustic.flow_cache_dtype == "int8",
         may_overlap=settings.llm.overlap_kernels,
+        calls=log,
     )
 
 

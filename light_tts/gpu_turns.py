@@ -25,7 +25,7 @@ class Turn:
 
 
 class GpuTurns:
-    """Shared by the acoustic thread, which tells of its calls, and the threads of language models, which ask.
+    """Shared by the acoustic threads, which tell of their calls, and the threads of language models, which ask.
 
     first_codes:  speech tokens that a first audio needs: somebody waits for a run with fewer. 0: nothing is shared.
     """
@@ -37,7 +37,7 @@ class GpuTurns:
         self._wakes: list[Callable[[], None]] = []
 
     def call_at_end(self, wake: Callable[[], None]) -> None:
-        """Have a function called, on the acoustic thread, whenever a call for a first audio has ended.
+        """Have a function called, on an acoustic thread, whenever a call for a first audio has ended.
 
         Where nothing is shared it never is, and is not kept: everybody's engines ask `NO_TURNS`.
         """

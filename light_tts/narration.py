@@ -1,7 +1,7 @@
 """The segments of one request on their way through the models: run ahead, leave in order, die together.
 
 Segment k+1 is decoded while k is still being spoken; its audio waits here until k has ended. Used from the engine's
-pool, the language model's thread and the decoder's thread; a lock guards the order.
+pool, the language model's thread and the decoder's threads; a lock guards the order.
 """
 
 from __future__ import annotations

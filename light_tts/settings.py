@@ -157,6 +157,12 @@ class AcousticSettings:
         80, "on a GPU, most flow calls that are recorded at the start (CUDA graphs), short ones first; 0: none", ge=0
     )
     max_batch: int = setting(16, "most streams joined in one flow or vocoder call", ge=1, le=64)
+    express_streams: int = setting(
+        12,
+        "on a GPU, first hops are computed beside the call that is under way while at most so many streams are open; "
+        "with more, or 0, they wait for its end and share the next",
+        ge=0,
+    )
     prompt_alignment: Literal["aligned", "exact"] = setting(
         "aligned",
         "cut the flow prompt to the chunk grid at registration (aligned) or keep it whole as the reference (exact)",

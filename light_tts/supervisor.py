@@ -24,7 +24,10 @@ class Stage(Protocol):
     """Work behind a thread of its own, which calls `on_death` as its last act when it breaks."""
 
     on_death: Callable[[], None]
-    busy_since_s: float | None  # of `time.monotonic`: when the step began that it works on; None: it waits for work
+
+    @property
+    def busy_since_s(self) -> float | None:
+        """Of `time.monotonic`: when the step began that it works on; None: it waits for work."""
 
     def start(self) -> None:
         """Start the thread; after a failure with fresh states."""

@@ -140,7 +140,7 @@ def test_a_health_check_is_spoken_beside_the_places(engine: TTSEngine) -> None:
 
 def test_a_step_without_an_end_is_told(engine: TTSEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine._decoder.busy_since_s is None
-    monkeypatch.setattr(engine._decoder, "busy_since_s", time.monotonic() - 1000.0)
+    monkeypatch.setattr(engine._decoder.main, "busy_since_s", time.monotonic() - 1000.0)
     health = engine.health()
     assert (health["ready"], health["error"]) == (False, "acoustic: no end of a step for 120 s")
 
@@ -224,7 +224,7 @@ def die_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, *, at_ca
 
 def kill(engine: TTSEngine, stage: str, monkeypatch: pytest.MonkeyPatch, at_call: int = 1) -> None:
     if stage == "acoustic":
-        die_once(monkeypatch, engine._decoder, "_launch", at_call=at_call)
+        die_once(monkeypatch, engine._decoder.main, "_launch", at_call=at_call)
     else:
         die_once(monkeypatch, next(iter(engine._llms.values()))._scheduler, "schedule", at_call=at_call)
 
@@ -290,7 +290,7 @@ def test_a_request_is_begun_again_only_once(engine: TTSEngine, monkeypatch: pyte
         raise RuntimeError("injected")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._decoder, "_launch", dying)
+        patch.setattr(engine._decoder.main, "_launch", dying)
         victim = engine.submit(SynthesisRequest(TEXT, seed=7))
         with pytest.raises(EngineFailure):
             samples_of(victim)
@@ -307,7 +307,7 @@ def test_a_stage_that_dies_too_often_stays_down_and_health_says_so(
         def dying(*_: object) -> None:
             raise RuntimeError("injected")
 
-        monkeypatch.setattr(engine._decoder, "_launch", dying)
+        monkeypatch.setattr(engine._decoder.main, "_launch", dying)
         with pytest.raises(EngineFailure):
             speak(engine)
         wait_until(lambda: not engine._decoder.is_alive, "the stage was started too often")

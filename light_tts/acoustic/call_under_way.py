@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from light_tts.acoustic.call_log import LoggedCall
 from light_tts.acoustic.chunking import Hop
+from light_tts.acoustic.open_runs import Work
 from light_tts.acoustic.pending_samples import PendingSamples
 from light_tts.acoustic.run import AcousticRun
 from light_tts.acoustic.stage_timer import StageTimer
@@ -18,21 +20,23 @@ _AFTER_FLOW = 1  # mark of the timer
 
 @dataclass(frozen=True, eq=False)
 class CallUnderWay:
-    """Made by the decoder when it has launched flow and vocoder of some hops.
+    """Made by a lane when it has launched flow and vocoder of some hops.
 
-    spoken:    hops that give samples.
-    num_hops:  that were tried.
+    work:      hops that were tried.
+    spoken:    those that give samples.
     frames:    of the longest.
     start_s:   when the host began with it.
-    turn:      of the GPU, ended when all is computed.
+    turn:      of the GPU.
+    entry:     in the log of calls.
     """
 
+    work: Work
     spoken: list[tuple[AcousticRun, Hop, PendingSamples]]
-    num_hops: int
     frames: int
     start_s: float
     timer: StageTimer
     turn: Turn
+    entry: LoggedCall
 
     @property
     def is_on_device(self) -> bool:
@@ -45,7 +49,14 @@ class CallUnderWay:
 
     def fetch(self) -> list[torch.Tensor]:
         """Samples of each hop on the host, when all is computed."""
-        return [samples.fetch() for _, _, samples in self.spoken]
+        on_host = [samples.fetch() for _, _, samples in self.spoken]
+        self.timer.wait(-1)  # also where every hop failed: what was launched before may still be computing
+        return on_host
+
+    def end(self) -> None:
+        """All is computed, or never will be."""
+        self.turn.end()
+        self.entry.end()
 
     @property
     def audio_s(self) -> float:

@@ -1,4 +1,4 @@
-"""What the decoder's thread does next, given all open runs: the planner's questions put together, its answer read.
+"""What a lane does next, given all open runs: the planner's questions put together, its answer read.
 
 Reads no clock, so that a simulation can ask the same.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Protocol
 
 from light_tts.acoustic.candidate import Candidate
 from light_tts.acoustic.chunking import Hop, HopPlan
@@ -57,32 +58,59 @@ def hop_plan_for(
     )
 
 
+class Share(Protocol):
+    """Which hops are chosen among, where several serve; see `LaneShare`."""
+
+    @property
+    def max_batch(self) -> int:
+        """Most hops of one call."""
+
+    def sees(self, run: AcousticRun) -> bool:
+        """False for runs to leave alone."""
+
+    def takes(self, run: AcousticRun, candidate: Candidate) -> bool:
+        """False for hops that somebody else serves."""
+
+    def awaits(self, run: AcousticRun) -> bool:
+        """Others had better wait for a run that is not chosen among, and whose first audio somebody waits for."""
+
+
 def choose_hops(
-    runs: Mapping[int, AcousticRun], costs: CostTable, settings: AcousticSettings, now_s: float, *, is_idle: bool = True
+    runs: Mapping[int, AcousticRun],
+    costs: CostTable,
+    settings: AcousticSettings,
+    now_s: float,
+    *,
+    is_idle: bool = True,
+    share: Share | None = None,
 ) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
     """(the hops to run now in one call, when to look again if nothing happens before).
 
     runs:     by key, in the order in which they were opened. Call with their tokens at rest.
     is_idle:  nothing is being computed; otherwise first chunks have waited for each other long enough.
+    share:    None: all of them.
     """
     wait_s = settings.boundary_wait_ms / 1000.0
     is_crowded = len(runs) > 1
     candidates: list[Candidate] = []
     num_unheard, num_playing, next_dry_s = 0, 0, math.inf
     for run in runs.values():
+        if share is not None and not share.sees(run):
+            num_unheard += share.awaits(run)
+            continue
         candidate = run.offer(now_s, is_crowded=is_crowded, boundary_wait_s=wait_s)
-        if candidate is not None:
+        if candidate is not None and (share is None or share.takes(run, candidate)):
             candidates.append(candidate)
             num_unheard += candidate.unplayed_s is None and not candidate.is_buffered
         elif run.is_unheard:
-            num_unheard += 1
+            num_unheard += share is None or share.awaits(run)
         elif (dry_s := run.dry_s(now_s)) is not None:
             next_dry_s = min(next_dry_s, dry_s)
             num_playing += 1
     choice = plan(
         candidates,
         costs,
-        max_batch=settings.max_batch,
+        max_batch=settings.max_batch if share is None else share.max_batch,
         num_unheard=num_unheard,
         num_playing=num_playing,
         next_dry_s=next_dry_s,

@@ -6,6 +6,7 @@ What a hop returns does not depend on caches or on the other hops of the batch, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -65,13 +66,24 @@ class FlowDecoder:
         self, net: FlowNet, *, prompt_cache_bytes: int, stream_cache_bytes: int, runner: FlowRunner | None = None
     ) -> None:
         self.net = net
-        self._runner = PlainRunner(net) if runner is None else runner
+        self.runner = PlainRunner(net) if runner is None else runner
         self.prompts = PromptCache(prompt_cache_bytes)
         self.stream_budget = ByteBudget(stream_cache_bytes)
+        self._fills_prompts = True
+
+    def beside(self, runner: FlowRunner) -> FlowDecoder:
+        """Another one for the same streams, each of which only one may have at a time; for another thread.
+
+        It builds on the prompts' states that are cached, but adds none: whoever finds them there must not have to wait
+        for another stream of the device.
+        """
+        other = copy(self)
+        other.runner, other._fills_prompts = runner, False
+        return other
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """Get ready for the hops of up to so many streams, which may take seconds. When nobody else calls `decode`."""
-        self._runner.warm_up(max_rows, progress)
+        self.runner.warm_up(max_rows, progress)
 
     def open(self, prompt: FlowPrompt, *, steps: int = 10, guidance: float = 0.7, stream: bool = True) -> FlowStream:
         """A new utterance in this voice.
@@ -179,14 +191,14 @@ class FlowDecoder:
     def _can_cache(self, stream: FlowStream) -> bool:
         """True when the prompt's states may be computed for the cache now."""
         tokens = self._prompt_tokens(stream.prompt)
-        if not tokens or stream.bytes_held or stream.prompt_key in self.prompts:
+        if not (tokens and self._fills_prompts) or stream.bytes_held or stream.prompt_key in self.prompts:
             return False
-        return self.prompts.can_admit(self._runner.states_bytes(tokens, stream.steps))
+        return self.prompts.can_admit(self.runner.states_bytes(tokens, stream.steps))
 
     def _allocate_prompt(self, num_tokens: int, steps: int) -> KeptStates | None:
         """Empty states for a prompt, for which unused ones leave."""
-        self.prompts.make_room(self._runner.states_bytes(num_tokens, steps))
-        return self._runner.allocate(num_tokens, steps)
+        self.prompts.make_room(self.runner.states_bytes(num_tokens, steps))
+        return self.runner.allocate(num_tokens, steps)
 
     def _plan_prompt(self, stream: FlowStream) -> _Work | None:
         tokens = self._prompt_tokens(stream.prompt)
@@ -226,12 +238,12 @@ class FlowDecoder:
 
     def _allocate_own(self, num_tokens: int, steps: int) -> KeptStates | None:
         """Empty states for a stream's own chunks, their bytes reserved; None over the budget."""
-        num_bytes = self._runner.states_bytes(num_tokens, steps)
+        num_bytes = self.runner.states_bytes(num_tokens, steps)
         if not self.stream_budget.reserve(num_bytes):
             return None
         states = None
         try:
-            states = self._runner.allocate(num_tokens, steps)
+            states = self.runner.allocate(num_tokens, steps)
         finally:
             if states is None:  # no room although within the budget, or out of memory
                 self.stream_budget.release(num_bytes)
@@ -266,12 +278,12 @@ class FlowDecoder:
         return [
             [items[index] for index in group]
             for items in alike.values()
-            for group in self._runner.groups([item.row for item in items])
+            for group in self.runner.groups([item.row for item in items])
         ]
 
     def _run(self, group: Sequence[_Work]) -> list[Tensor]:
         rows = [item.row for item in group]
-        return self._runner.run(rows, steps=group[0].steps, is_chunked=group[0].is_chunked)
+        return self.runner.run(rows, steps=group[0].steps, is_chunked=group[0].is_chunked)
 
     def _settle(self, item: _Work, hop: FlowHop | None) -> None:
         """Hand filled states to their owners."""

@@ -6,11 +6,13 @@ import importlib.util
 import logging
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from copy import copy
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.call_log import CallLog
 from light_tts.acoustic.concave_fit import fit_concave
 from light_tts.acoustic.flow_batch import FlowRow
 from light_tts.acoustic.flow_call import FlowCall
@@ -18,12 +20,21 @@ from light_tts.acoustic.flow_inputs import InputMemory
 from light_tts.acoustic.flow_pages import PagedStates, PagePool
 from light_tts.acoustic.flow_runner import FlowRunner, PlainRunner
 from light_tts.acoustic.flow_schedule import Schedule
-from light_tts.acoustic.flow_sizes import ANY_PAST, BodySight, CallSize, RowSize, SizeTable, catalogue, telling_sizes
+from light_tts.acoustic.flow_sizes import (
+    ANY_PAST,
+    BodySight,
+    CallSize,
+    RowSize,
+    SizeTable,
+    catalogue,
+    quick_catalogue,
+    telling_sizes,
+)
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import KernelsAhead, begin_compiling
 from light_tts.kernels.flow_kernels import FlowKernels, triton_kernels
 from light_tts.kernels.overlapping import can_overlap
-from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
+from light_tts.kernels.recording import ACOUSTIC_PRIORITY, EXPRESS_PRIORITY, record_graph
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.models.nets.fuse import fuse, fuse_body, why_body_not_fused, why_not_fused
 from light_tts.types import FRAMES_PER_TOKEN
@@ -64,6 +75,7 @@ class RunnerSearch:
     max_rows:     of the calls whose kernels are compiled ahead.
     int8_states:  keep keys and values in int8; not where the plain runner computes.
     may_overlap:  try kernels that are launched before the one before has ended, where the GPU can.
+    calls:        see PagePool.
     """
 
     def __init__(
@@ -76,11 +88,18 @@ class RunnerSearch:
         max_rows: int = 1,
         int8_states: bool = False,
         may_overlap: bool = False,
+        calls: CallLog | None = None,
     ) -> None:
         self._net, self._may_overlap = net, may_overlap
         self._max_rows, self._most_graphs = max_rows, most_graphs
         self._new_runner = partial(
-            PagedRunner, net, cache_bytes=cache_bytes, steps=steps, most_graphs=most_graphs, int8_states=int8_states
+            PagedRunner,
+            net,
+            cache_bytes=cache_bytes,
+            steps=steps,
+            most_graphs=most_graphs,
+            int8_states=int8_states,
+            calls=calls,
         )
         self._kinds = self._kinds_to_try() if net.device.type == "cuda" and most_graphs else iter(())
         self._candidate: tuple[str, PagedRunner] | None = None
@@ -138,6 +157,7 @@ class PagedRunner:
     most_graphs:  recorded calls at most; 0: none is recorded.
     fuses:        compute the estimator with fused kernels where they take it; False: the network as it is.
     int8_states:  keep the estimator's keys and values in int8.
+    calls:        see PagePool.
     """
 
     def __init__(
@@ -150,8 +170,9 @@ class PagedRunner:
         most_graphs: int,
         fuses: bool = True,
         int8_states: bool = False,
+        calls: CallLog | None = None,
     ) -> None:
-        self.pool = PagePool(net, cache_bytes, steps=steps, is_int8=int8_states)
+        self.pool = PagePool(net, cache_bytes, steps=steps, is_int8=int8_states, calls=calls)
         self._net, self._kernels, self._most_graphs = net, kernels, most_graphs
         reason = why_not_fused(net) if fuses else "it was asked for so"
         if reason is not None:
@@ -159,22 +180,38 @@ class PagedRunner:
         self.fused = fuse(net, kernels) if reason is None else None
         can_fuse_body = fuses and why_body_not_fused(net) is None
         self.fused_body = fuse_body(net, kernels) if can_fuse_body else None
-        self._inputs, self._schedule = InputMemory(net), Schedule(net, steps)
         self._sight = BodySight(
             attends=net.body.shape.token_layers > 0,
             reach_chunks=0 if self.fused_body is None else self.fused_body.reach // net.chunk_frames,
             most_chunks=-(-MAX_FRAMES // net.chunk_frames),
         )
-        self._table = SizeTable(self._sight, net.chunk_frames)
-        self._recorded: dict[CallSize, FlowCall] = {}
         self._met: set[Hashable] = set()  # kinds of sizes whose kernels are compiled, or are being compiled
         self._compiling: list[KernelsAhead] = []
         net.noise  # noqa: B018 - copied to the device now, which no recording may do
-        if most_graphs:
+        self._most_chunks: int | None = None  # of the calls that are recorded; None: what hops of all kinds need
+        self._equip(InputMemory(net), ACOUSTIC_PRIORITY)
+
+    def beside(self, max_rows: int, most_chunks: int) -> PagedRunner:
+        """Another one over the same pages, for small calls of its own that run at the same time on another stream.
+
+        max_rows, most_chunks:  of the calls to be recorded; larger ones are computed.
+        """
+        other = copy(self)
+        other._most_chunks = most_chunks
+        other._equip(InputMemory(self._net, rows=max_rows, chunks=max_rows * most_chunks), EXPRESS_PRIORITY)
+        return other
+
+    def _equip(self, inputs: InputMemory, priority: int) -> None:
+        """Get all that belongs to one stream of calls."""
+        self._inputs, self._schedule = inputs, Schedule(self._net, self.pool.steps)
+        self._table = SizeTable(self._sight, self._net.chunk_frames)
+        self._recorded: dict[CallSize, FlowCall] = {}
+        if self._most_graphs:
             self._memory = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream(priority=ACOUSTIC_PRIORITY)
+            self._stream = torch.cuda.Stream(priority=priority)
             # A memory pool that no recording uses is gone for good: this one keeps it.
-            self._anchor = record_graph(lambda: torch.zeros(1, device=net.device), self._memory, self._stream)
+            device = self._net.device
+            self._anchor = record_graph(lambda: torch.zeros(1, device=device), self._memory, self._stream)
 
     @property
     def num_recorded(self) -> int:
@@ -208,6 +245,8 @@ class PagedRunner:
 
     def sizes(self, max_rows: int) -> list[CallSize]:
         """Sizes worth recording for calls of up to so many rows, the most useful first."""
+        if self._most_chunks is not None:
+            return quick_catalogue(self._sight, max_rows=max_rows, most_chunks=self._most_chunks)
         return catalogue(self._sight, chunk_frames=self._net.chunk_frames, max_rows=max_rows)
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.call_log import CallLog, Retired
 from light_tts.acoustic.flow_states import GUIDANCE_ROWS
 from light_tts.kernels.kv_slots import slot_width
 from light_tts.models.nets.dense import Tail
@@ -61,9 +62,12 @@ class PagePool:
     num_bytes:  of all pages; as many as fit are made, at once.
     steps:      evaluations that a page has room for; calls with more steps keep nothing.
     is_int8:    keep the estimator's keys and values, nearly all of a page, in int8.
+    calls:      those under way, where there are several streams: what they read is not given out again before.
     """
 
-    def __init__(self, net: FlowNet, num_bytes: int, *, steps: int, is_int8: bool = False) -> None:
+    def __init__(
+        self, net: FlowNet, num_bytes: int, *, steps: int, is_int8: bool = False, calls: CallLog | None = None
+    ) -> None:
         body, estimator = net.body.shape, net.estimator
         num_heads = 2 * estimator.attention_heads  # of keys and values
         step_type = torch.int8 if is_int8 else net.dtype
@@ -87,27 +91,30 @@ class PagePool:
         self.num_pages = num_bytes // self.page_bytes
         self.tokens, self.frames, self.estimator = levels(self.num_pages, net.device)
         self._free = list(range(self.num_pages))
+        self._retired: Retired[tuple[int, ...]] = Retired(CallLog() if calls is None else calls)
         self._lock = threading.Lock()
 
     @property
     def num_free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
+        """Pages that nobody holds or reads."""
+        with self._lock:
+            self._reclaim()
+            return len(self._free)
 
     def allocate(self, num_tokens: int) -> PagedStates | None:
         """Pages for so many tokens, whole chunks; None when there are not enough."""
         count = num_tokens // self.chunk_tokens
         with self._lock:
+            self._reclaim()
             if count > len(self._free):
                 return None
             pages = tuple(self._free.pop() for _ in range(count))
         states = PagedStates(num_tokens, count * self.page_bytes, pages)
-        weakref.finalize(states, self._release, pages).atexit = False
+        weakref.finalize(states, self._retired.put, pages).atexit = False
         return states
 
-    def _release(self, pages: tuple[int, ...]) -> None:
-        # A call under way may still read them: whoever gets them next writes on the same stream, after it.
-        with self._lock:
+    def _reclaim(self) -> None:
+        for pages in self._retired.take():
             self._free.extend(pages)
 
 

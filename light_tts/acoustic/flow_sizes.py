@@ -72,10 +72,9 @@ class RowSize(NamedTuple):
 def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int) -> list[CallSize]:
     """Sizes to be recorded, the most useful first: short calls are those that launches cost most."""
     most_rows = min(max_rows, MOST_ROWS)
-    longest, pages = min(sight.most_chunks, MOST_FRAMES // chunk_frames), 0
+    longest, pages = min(sight.most_chunks, MOST_FRAMES // chunk_frames), _most_pages(sight)
     if sight.attends:
         longest = min(longest, sight.reach_chunks or _MOST_PLAIN_CHUNKS)
-        pages = ANY_PAST if sight.reach_chunks else min(_PLAIN_PAST, sight.most_chunks)
     sizes = [
         CallSize(rows, chunks, pages)
         for rows in _row_ladder(most_rows)
@@ -86,6 +85,19 @@ def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int) -> list[Cal
         far = [(rows, chunks) for rows, chunks in _FAR_SIZES if rows <= most_rows and chunks <= sight.most_chunks]
         sizes += [CallSize(rows, chunks, sight.most_chunks) for rows, chunks in far]
     return sizes
+
+
+def quick_catalogue(sight: BodySight, *, max_rows: int, most_chunks: int) -> list[CallSize]:
+    """Sizes of the small calls that run beside others: each number of chunks, rows in powers of two."""
+    pages = _most_pages(sight)
+    return [CallSize(rows, chunks, pages) for chunks in range(1, most_chunks + 1) for rows in _row_ladder(max_rows)]
+
+
+def _most_pages(sight: BodySight) -> int:
+    """The `past_pages` of sizes that take nearly any past."""
+    if not sight.attends:
+        return 0
+    return ANY_PAST if sight.reach_chunks else min(_PLAIN_PAST, sight.most_chunks)
 
 
 def call_cost(size: CallSize, chunk_frames: int) -> int:

@@ -1,4 +1,4 @@
-"""One segment of one request on its way from speech tokens to audio: what the decoder's thread knows of it."""
+"""One segment of one request on its way from speech tokens to audio: what the decoder's lanes know of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USUAL_FLOW_STEPS = 10  # costs are counted in hops of so many Euler steps
 
 
 class ChunkSink(Protocol):
-    """Receives the audio of one run, in order, on the decoder's thread; must not block."""
+    """Receives the audio of one run, in order, on a lane's thread; must not block."""
 
     @property
     def has_room(self) -> bool:
@@ -44,13 +44,14 @@ class ChunkSink(Protocol):
 
 
 class PlaybackClock:
-    """What a listener who plays from the first chunk on has still to hear. Decoder's thread only.
+    """What a listener who plays from the first chunk on has still to hear. Any thread of the decoder.
 
     Shared by the runs of one request, which are heard in the order of their keys: audio of a later run does not help
     the one before it.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._first_s: float | None = None
         self._is_playing = False  # otherwise the first moment is only expected
         self._sent_s: dict[int, float] = {}
@@ -59,34 +60,38 @@ class PlaybackClock:
 
     def note(self, key: int, num_samples: int, due_s: float) -> None:
         """Audio of a run is handed over, or will be at about this moment."""
-        if self._first_s is None:
-            self._first_s = due_s
-        self._sent_s[key] = self._sent_s.get(key, 0.0) + num_samples / SAMPLE_RATE_HZ
-        self._ahead_s = {}
+        with self._lock:
+            if self._first_s is None:
+                self._first_s = due_s
+            self._sent_s[key] = self._sent_s.get(key, 0.0) + num_samples / SAMPLE_RATE_HZ
+            self._ahead_s = {}
 
     def arrived(self, now_s: float) -> None:
         """Audio that was noted has been handed over."""
-        if not self._is_playing:
-            self._is_playing, self._first_s = True, now_s
+        with self._lock:
+            if not self._is_playing:
+                self._is_playing, self._first_s = True, now_s
 
     def expect(self, key: int, seconds: float) -> None:
         """So much audio is still to come from a run that has all its tokens; 0 when it has ended."""
-        self._expected_s[key] = seconds
-        self._ahead_s = {}
+        with self._lock:
+            self._expected_s[key] = seconds
+            self._ahead_s = {}
 
     def unplayed_s(self, key: int, now_s: float) -> float | None:
         """Seconds until the listener needs the next audio of this run, negative when it is late.
 
         None when nothing is to be heard before it and nothing has been: it is the first audio.
         """
-        ahead_s = self._ahead_s.get(key)
-        if ahead_s is None:
-            ahead_s = sum(seconds for other, seconds in self._sent_s.items() if other <= key)
-            ahead_s += sum(seconds for other, seconds in self._expected_s.items() if other < key)
-            self._ahead_s[key] = ahead_s
-        if self._first_s is None:
-            return ahead_s or None
-        return ahead_s - (now_s - self._first_s)
+        with self._lock:
+            ahead_s = self._ahead_s.get(key)
+            if ahead_s is None:
+                ahead_s = sum(seconds for other, seconds in self._sent_s.items() if other <= key)
+                ahead_s += sum(seconds for other, seconds in self._expected_s.items() if other < key)
+                self._ahead_s[key] = ahead_s
+            if self._first_s is None:
+                return ahead_s or None
+            return ahead_s - (now_s - self._first_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +137,9 @@ class _Standing(NamedTuple):
 class AcousticRun:
     """One segment on its way to audio. A `TokenSink`; made by `AcousticDecoder.open`.
 
-    Tokens, their end and cancellations come from other threads; everything else belongs to the decoder's thread.
-    That is woken, by `condition`, when there is something new for it to decide: a token alone mostly is not.
+    Tokens, their end and cancellations come from other threads; everything else belongs to the decoder's threads: to
+    the one that holds the run, or, while none does, to whoever has the lock of `condition`. They are woken, by
+    `condition`, when there is something new to decide: a token alone mostly is not.
 
     is_paused:  the reader had no room when the decoder looked last, and must wake it.
     """
@@ -163,6 +169,8 @@ class AcousticRun:
         self.is_paused = False
         self.flow_s = 0.0  # share of the time of the calls it was served in
         self.vocoder_s = 0.0
+        self._holder: object | None = None
+        self._num_held = 0
         self._condition = condition
         self._last_service_s = time.monotonic() if opened_s is None else opened_s
         self._due_since_s: float | None = None
@@ -180,30 +188,49 @@ class AcousticRun:
             with self._condition:
                 # Told once; the next look says what is news after that.
                 self._standing, self._news_at_tokens = None, math.inf
-                self._condition.notify()
+                self._condition.notify_all()
 
     def end(self, reason: FinishReason) -> None:
         """The last token has arrived."""
         self._trace_news()
         with self._condition:
             self.reason = reason
-            self._condition.notify()
+            self._condition.notify_all()
 
     def fail(self, error: Exception) -> None:
         """The language model gave up; what was not spoken yet is dropped."""
         with self._condition:
             self.error = error
-            self._condition.notify()
+            self._condition.notify_all()
 
     def cancel(self) -> None:
-        """Drop the run; its states are freed at the next turn of the decoder's thread."""
+        """Drop the run; its states are freed at a lane's next turn."""
         with self._condition:
             self.is_cancelled = True
-            self._condition.notify()
+            self._condition.notify_all()
 
     def _trace_news(self) -> None:
         if self.job.trace is not None:
             self.job.trace.instant("flow", "hop can run", time.monotonic())
+
+    @property
+    def is_dead(self) -> bool:
+        """Nobody wants it any more, or it cannot go on."""
+        return self.is_cancelled or self.error is not None
+
+    def hold(self, holder: object) -> None:
+        """A call of the holder computes a hop; as often as it has calls under way. The lock is held, here and below."""
+        self._holder, self._num_held = holder, self._num_held + 1
+
+    def let_go(self) -> None:
+        """One of these calls has ended."""
+        self._num_held -= 1
+        if not self._num_held:
+            self._holder = None
+
+    def is_free_for(self, holder: object) -> bool:
+        """True unless another one holds it."""
+        return self._holder is None or self._holder is holder
 
     @property
     def is_unheard(self) -> bool:

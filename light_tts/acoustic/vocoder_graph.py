@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from light_tts.acoustic.call_log import CallLog
 from light_tts.acoustic.pending_samples import HostCopy, Part, PendingSamples
 from light_tts.acoustic.vocoder import Vocoder, VocoderJob, WaveDecoder
 from light_tts.acoustic.vocoder_causal_rows import CausalRows
@@ -27,7 +29,7 @@ from light_tts.acoustic.vocoder_sizes import MOST_FRAMES, ROWS, Size, recorded_s
 from light_tts.errors import EngineFailure
 from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.kernels.compile_ahead import compile_ahead
-from light_tts.kernels.recording import ACOUSTIC_PRIORITY, record_graph
+from light_tts.kernels.recording import ACOUSTIC_PRIORITY, EXPRESS_PRIORITY, record_graph
 from light_tts.models.device_errors import is_device_lost
 from light_tts.models.nets.hift import HiftNet
 from light_tts.models.nets.hift_packed import HiftKernels, PackedHift
@@ -47,6 +49,7 @@ class VocoderGraphs:
     dtype:    of the generator's matrices and activations; float32 means TF32 products.
     slots:    streams whose states have a place of their own, at least those of one call; more are moved about.
     records:  False runs the same calls without graphs (no GPU, or to compare).
+    calls:    see StatePool.
     """
 
     def __init__(
@@ -58,17 +61,33 @@ class VocoderGraphs:
         dtype: torch.dtype = torch.float32,
         slots: int = SLOTS,
         records: bool = True,
+        calls: CallLog | None = None,
     ) -> None:
         self.net = net
         packed = PackedHift(net, kernels, dtype)
         self._rows: CausalRows | OverlapRows
         self._rows = CausalRows(packed) if net.is_causal else OverlapRows(packed, Crossfade.named(crossfade, net))
-        self._pool = StatePool(self._rows.step.state_shapes(), slots, net.device)
+        self._pool = StatePool(self._rows.step.state_shapes(), slots, net.device, calls)
         self._records = records
-        self._mel = torch.zeros(MOST_FRAMES * MEL_BINS, device=net.device)
-        self._integers = torch.zeros(ROWS[-1], self._rows.num_integers, dtype=torch.int64, device=net.device)
+        self._equip(ROWS[-1], MOST_FRAMES, ACOUSTIC_PRIORITY)
+
+    def beside(self, max_rows: int, most_frames: int) -> VocoderGraphs:
+        """Another one for the same streams, each of which only one may have at a time: its calls run on another stream.
+
+        max_rows, most_frames:  rows, and frames of each, of the calls to be recorded; larger ones are computed.
+        """
+        other = copy(self)
+        other._equip(rows_for(max_rows), rows_for(max_rows) * most_frames, EXPRESS_PRIORITY, most_frames)
+        return other
+
+    def _equip(self, rows: int, frames: int, priority: int, longest: int = MOST_FRAMES) -> None:
+        """Get all that belongs to one stream of calls: rows, and frames of all together, of those to be recorded."""
+        device, per_frame = self.net.device, self.net.samples_per_frame
+        self._longest, self._priority = longest, priority
+        self._mel = torch.zeros(frames * MEL_BINS, device=device)
+        self._integers = torch.zeros(rows, self._rows.num_integers, dtype=torch.int64, device=device)
         # Causal rows give one frame more than they are given.
-        self._samples = torch.zeros((MOST_FRAMES + ROWS[-1]) * net.samples_per_frame, device=net.device)
+        self._samples = torch.zeros((frames + rows) * per_frame, device=device)
         self._graphs: dict[Size, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._memory: Any = None
 
@@ -78,8 +97,8 @@ class VocoderGraphs:
         return len(self._graphs)
 
     def catalogue(self, max_rows: int = ROWS[-1]) -> list[Size]:
-        """Sizes of all calls with up to so many rows, the largest first."""
-        return self._rows.ladder.sizes(max_rows)
+        """Sizes of all calls to be recorded with up to so many rows, the largest first."""
+        return [size for size in self._rows.ladder.sizes(max_rows) if size[1] <= self._longest]
 
     @torch.inference_mode()
     def compile(self, max_rows: int = ROWS[-1]) -> None:
@@ -107,7 +126,7 @@ class VocoderGraphs:
         torch.cuda.empty_cache()
         started_s, before_bytes = time.perf_counter(), torch.cuda.memory_reserved(device)
         sizes = self.catalogue(max_rows)
-        stream = torch.cuda.Stream(device, priority=ACOUSTIC_PRIORITY)
+        stream = torch.cuda.Stream(device, priority=self._priority)
         for done, size in enumerate(sizes, 1):
             try:
                 self._record(size, stream)
@@ -263,18 +282,19 @@ def fastest_vocoder(
     max_rows: int = ROWS[-1],
     slots: int = SLOTS,
     records: bool = True,
+    calls: CallLog | None = None,
 ) -> WaveDecoder:
     """One whose calls can be recorded on a GPU, compiled; the plain one elsewhere, without Triton, or not `records`.
 
-    max_rows:  streams of one call, at most.
-    slots:     see VocoderGraphs.
+    max_rows:      streams of one call, at most.
+    slots, calls:  see VocoderGraphs.
     """
     if net.device.type != "cuda" or not records:
         return Vocoder(net, crossfade=crossfade)
     try:
         from light_tts.models.nets.hift_packed import triton_kernels
 
-        vocoder = VocoderGraphs(net, triton_kernels(), crossfade=crossfade, dtype=dtype, slots=slots)
+        vocoder = VocoderGraphs(net, triton_kernels(), crossfade=crossfade, dtype=dtype, slots=slots, calls=calls)
         vocoder.compile(max_rows)
     except Exception as error:  # an accelerator that may be missing, or fail to compile for this GPU
         if is_device_lost(error):

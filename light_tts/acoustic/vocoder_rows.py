@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor, cat
+from torch import Tensor, cat, cuda
 
 from light_tts.acoustic.vocoder_pool import Seat
 from light_tts.acoustic.vocoder_sizes import MOST_FRAMES, ROWS, SizeLadder, rows_for
@@ -69,7 +69,12 @@ class Row:
 
 def new_mel(stream: SlotStream, piece: Tensor) -> Tensor:
     """The pending frames of a stream and a piece behind them."""
-    return piece if not stream.pending else cat([*stream.pending, piece], dim=1)
+    if not stream.pending:
+        return piece
+    for mel in stream.pending:
+        if mel.is_cuda:  # perhaps made on another stream, which gets its memory back when this one has read it
+            mel.record_stream(cuda.current_stream(mel.device))
+    return cat([*stream.pending, piece], dim=1)
 
 
 def groups_of(rows: Sequence[Row], ladder: SizeLadder) -> list[list[Row]]:

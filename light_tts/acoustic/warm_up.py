@@ -15,6 +15,7 @@ from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, SPEAKER_DIM, FlowPrompt
 # (rows, speech tokens of each), the most telling first: a chunk, more of them at once, a long hop.
 CALLS = ((1, 25), (2, 25), (4, 25), (1, 100), (8, 25), (16, 25), (4, 100), (16, 100), (32, 25), (64, 25), (64, 100))
 BUDGET_S = 2.0
+ANY_FRAMES = 1 << 30
 REPEAT_BELOW_S = 0.1
 
 
@@ -24,10 +25,13 @@ def measure_costs(
     costs: CostTable,
     *,
     max_batch: int,
+    most_frames: int = ANY_FRAMES,
     budget_s: float = BUDGET_S,
     progress: StartProgress = NO_PROGRESS,
 ) -> None:
     """Time a few calls and tell the table; also brings in what loads lazily.
+
+    most_frames:  of the calls to be timed, each row.
 
     Belongs to the thread that calls `flow.decode`, or comes before there is one. Stops before the call that, as it
     looks, would not end within `budget_s`; what was not timed is guessed from what was, and learnt in service.
@@ -39,7 +43,7 @@ def measure_costs(
     for rows, tokens in CALLS:
         frames = FRAMES_PER_TOKEN * tokens
         left_s = budget_s - (time.monotonic() - start_s)
-        if rows > max_batch or (costs.measured() and costs.estimate_s(rows, frames) > left_s):
+        if rows > max_batch or frames > most_frames or (costs.measured() and costs.estimate_s(rows, frames) > left_s):
             continue
         seconds = _timed_call(flow, vocoder, rows, tokens)
         if seconds < REPEAT_BELOW_S:  # the first call of a shape may have chosen kernels for it

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 # Of streams, lower first. Flow and vocoder are most of what a crowded GPU has to do, and what first audio waits for
-# when its tokens are there; the language model runs ahead of playback, and computes in the gaps that they leave.
-ACOUSTIC_PRIORITY, LLM_PRIORITY = -1, 0
+# when its tokens are there; the language model runs ahead of playback, and computes in the gaps that they leave. Small
+# calls for first audio go before everything.
+EXPRESS_PRIORITY, ACOUSTIC_PRIORITY, LLM_PRIORITY = -3, -1, 0
 
 
 def record_graph(compute: Callable[[], object], memory: Any, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class StepProfiler:
         self._is_asked = False
         self._profile: profile | None = None
         self._steps_left = 0
+        self._thread = 0  # the one that began it, which must end it
 
     def listen(self) -> None:
         """Take SIGUSR1 as `ask`. On the main thread."""
@@ -59,7 +61,7 @@ class StepProfiler:
     def acoustic_call(self, call: AcousticCall) -> None:
         """See `EngineEvents`."""
         self._events.acoustic_call(call)
-        if self._profile is None and not self._is_asked:
+        if not self._is_asked if self._profile is None else threading.get_ident() != self._thread:
             return
         try:
             self._advance()
@@ -75,12 +77,13 @@ class StepProfiler:
         """See `EngineEvents`."""
         self._events.request_retried()
 
-    # on the acoustic thread
+    # on an acoustic thread
 
     def _advance(self) -> None:
         if self._profile is None:
             self._is_asked = False
             self._profile, self._steps_left = _profile_into(self._directory), _NUM_STEPS
+            self._thread = threading.get_ident()
             self._profile.start()
             return
         self._profile.step()

@@ -17,8 +17,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from light_tts.acoustic.call_log import CallLog
 from light_tts.acoustic.decoder import AcousticDecoder
+from light_tts.acoustic.express import Express
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
+from light_tts.acoustic.flow_runner import PlainRunner
 from light_tts.acoustic.pending_samples import Part, PendingSamples
 from light_tts.acoustic.run import AcousticJob, AcousticRun
 from light_tts.acoustic.stage_timer import StageTimer
@@ -121,15 +124,30 @@ class ApartTimer(StageTimer):
 
 @contextmanager
 def decoding(
-    layout: str, *, prompt_bytes: int = PLENTY, stream_bytes: int = PLENTY, is_apart: bool = False, **fields: object
+    layout: str,
+    *,
+    prompt_bytes: int = PLENTY,
+    stream_bytes: int = PLENTY,
+    is_apart: bool = False,
+    has_express: bool = False,
+    **fields: object,
 ) -> Iterator[AcousticDecoder]:
     flow = KeepingFlow(tiny_flow(layout), prompt_cache_bytes=prompt_bytes, stream_cache_bytes=stream_bytes)
     settings = AcousticSettings(**fields)  # type: ignore[arg-type]
+    express = None
+    if has_express:
+        express = Express(flow.beside(PlainRunner(flow.net)), Vocoder(tiny_vocoder(layout)), CallLog())
     decoder = AcousticDecoder(
-        flow, Vocoder(tiny_vocoder(layout)), settings, chunk_tokens=CHUNK, lookahead_tokens=LOOKAHEAD
+        flow,
+        Vocoder(tiny_vocoder(layout)),
+        settings,
+        chunk_tokens=CHUNK,
+        lookahead_tokens=LOOKAHEAD,
+        express=express,
     )
     if is_apart:
-        decoder.new_timer = ApartTimer
+        for lane in decoder.lanes:
+            lane.new_timer = ApartTimer
     decoder.start()
     try:
         yield decoder
@@ -233,6 +251,7 @@ def test_a_run_sounds_the_same_among_fifteen_others_whatever_happens_to_them(lay
         first_hop_tokens=chance.choice([8, 22, 25]),
         max_hop_tokens=chance.choice([25, 50, 100]),
         is_apart=chance.random() < 0.5,
+        has_express=chance.random() < 0.5,
     ) as decoder:
         started: list[tuple[AcousticRun, Ear]] = []
         for speech in speeches:  # later ones arrive while earlier ones are being spoken
@@ -481,7 +500,7 @@ def test_when_the_thread_dies_all_runs_are_told_and_no_new_one_is_taken(monkeypa
     with decoding("cosyvoice3_tiny") as decoder:
         ears = [Ear() for _ in range(3)]
         runs = [decoder.open(Speech(0, 40, k).job(), ear) for k, ear in enumerate(ears)]
-        monkeypatch.setattr(decoder, "_launch", lambda work: 1 / 0)
+        monkeypatch.setattr(decoder.main, "_launch", lambda work: 1 / 0)
         runs[0].put(tokens_of(40, 0))
         for ear in ears:
             assert ear.over.wait(PATIENCE_S)
@@ -532,9 +551,9 @@ def overlapping(layout: str, **fields: object) -> Iterator[tuple[AcousticDecoder
         pytest.MonkeyPatch.context() as patch,
         decoding(layout, is_apart=True, max_batch=1, max_hop_tokens=25, first_hop_tokens=22, **fields) as decoder,
     ):
-        patch.setattr("light_tts.acoustic.decoder.FEW_HOPS", 1)
+        patch.setattr("light_tts.acoustic.lane.FEW_HOPS", 1)
         device = Device(decoder)
-        decoder._turns = GpuTurns(28)
+        decoder.main._turns = GpuTurns(28)
         try:
             yield decoder, device
         finally:
@@ -558,12 +577,12 @@ def test_the_next_call_is_launched_before_the_audio_of_the_last_is_handed_over(l
         for run, speech in zip(runs, speeches, strict=True):
             feed(run, speech.tokens())
         assert logged(device, 3) == ["launch", "launch", "fetch"]
-        assert decoder._turns.serves_first_audio
+        assert decoder.main._turns.serves_first_audio
         assert not any(ear.chunks for ear in ears)
         device.may_go_on.set()
         said = [heard(decoder, *each) for each in zip(runs, ears, strict=True)]
         assert_nothing_left(decoder)
-        assert not decoder._turns.serves_first_audio
+        assert not decoder.main._turns.serves_first_audio
     for spoken, speech in zip(said, speeches, strict=True):
         assert_same(spoken, alone(layout, speech))
 
@@ -621,4 +640,4 @@ def test_a_device_that_is_lost_while_it_computes_ends_the_thread() -> None:
             assert isinstance(ear.error, EngineFailure)
             assert not ear.chunks
         assert not decoder.is_alive
-        assert not decoder._turns.serves_first_audio
+        assert not decoder.main._turns.serves_first_audio

@@ -135,8 +135,8 @@ def test_streamed_mel_is_the_golden_one(layout: str, kind: str) -> None:
         for mel in stream_all(decoder, prompt, tokens, count=3):
             assert mel.shape == expected.shape
             assert float((mel - expected).abs().max()) < 2e-4
-    if isinstance(decoder._runner, PagedRunner):
-        assert decoder._runner.num_recorded == (8 if kind.startswith("recorded") else 0)
+    if isinstance(decoder.runner, PagedRunner):
+        assert decoder.runner.num_recorded == (8 if kind.startswith("recorded") else 0)
 
 
 @layouts

@@ -98,8 +98,8 @@ def test_a_fused_body_agrees_with_the_plain_one(seed: int) -> None:
     net = with_wide_heads()
     plain = FlowDecoder(net, prompt_cache_bytes=0, stream_cache_bytes=0)
     fused = fused_decoder(net, plain_kernels())
-    assert isinstance(fused._runner, PagedRunner)
-    assert fused._runner.fused_body is not None
+    assert isinstance(fused.runner, PagedRunner)
+    assert fused.runner.fused_body is not None
     for mel, expected in zip(decode_all(fused, seed), decode_all(plain, seed), strict=True):
         assert_close(mel, expected)
 

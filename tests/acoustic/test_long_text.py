@@ -47,7 +47,7 @@ def test_cost_and_memory_are_flat_over_a_long_text(
         narration.complete()
         with stream:
             for _ in stream:
-                runs = list(decoder._runs.values())
+                runs = list(decoder._runs._runs.values())
                 held_bytes.append(flow.stream_budget.used_bytes)
                 held_tokens.append(sum(len(run.tokens) for run in runs))
                 minutes.append(stream.stats.audio_s // 60)

@@ -116,7 +116,7 @@ def test_every_metric_moves(server, monkeypatch):
     leaving.join()
     waiting.join()
 
-    serve, calls = engine._decoder._launch, []
+    serve, calls = engine._decoder.main._launch, []
 
     def die_once(work):
         calls.append(work)
@@ -124,7 +124,7 @@ def test_every_metric_moves(server, monkeypatch):
             raise RuntimeError("injected")
         return serve(work)
 
-    monkeypatch.setattr(engine._decoder, "_launch", die_once)
+    monkeypatch.setattr(engine._decoder.main, "_launch", die_once)
     assert speak(url).status_code == 200
     texts.append(scrape(url))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Protocol
 
@@ -97,16 +98,24 @@ class DeviceTable:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
         self.numbers = torch.empty(self._table.table_rows, harmonics, dtype=dtype, device=device)
         self._num_drawn = 0
+        self._lock = threading.Lock()
 
     def row_of(self, start: int, count: int) -> int:
-        """The row of an utterance's sample `start`; it and `count - 1` more are there afterwards."""
+        """The row of an utterance's sample `start`; it and `count - 1` more are there afterwards. Any thread."""
         first = start % self._table.table_rows
         needed = min(first + count, self._table.table_rows)
+        if self._num_drawn < needed:
+            with self._lock:
+                self._draw(needed)
+        return first
+
+    def _draw(self, needed: int) -> None:
         while self._num_drawn < needed:
             block = self._table.rows(0, self._num_drawn, self._table.block_rows)
             self.numbers[self._num_drawn : self._num_drawn + len(block)] = block
+            if self.numbers.is_cuda:  # calls on other streams read it, too
+                torch.cuda.current_stream(self.numbers.device).synchronize()
             self._num_drawn += len(block)
-        return first
 
 
 def _state_before_table() -> Tensor:

@@ -1,0 +1,126 @@
+"""All runs that are open, and which hops of them a lane computes next: what the decoder's threads share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from light_tts.acoustic.chunking import Hop
+from light_tts.acoustic.lane_share import LaneShare
+from light_tts.acoustic.run import AcousticRun
+from light_tts.errors import EngineFailure, LightTTSError, StageLost
+from light_tts.types import FinishReason
+
+logger = logging.getLogger(__name__)
+
+Work = list[tuple[AcousticRun, Hop]]
+
+
+class OpenRuns:
+    """Runs by key, in the order in which they were opened. Any thread.
+
+    condition:  of everything here; notified when there is something new to decide.
+    error:      why nothing is served any more, set when a thread died.
+    """
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.error: BaseException | None = None
+        self.is_closing = False
+        self._runs: dict[int, AcousticRun] = {}
+        self._next_key = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, run: AcousticRun) -> bool:
+        return run.key in self._runs
+
+    def next_key(self) -> int:
+        """A key that no other run has."""
+        with self.condition:
+            self._next_key += 1
+            return self._next_key - 1
+
+    def add(self, run: AcousticRun) -> None:
+        """Open a run. Raises StageLost when nothing is served any more."""
+        with self.condition:
+            if self.error is not None or self.is_closing:
+                raise StageLost("The acoustic decoder is not running.")
+            self._runs[run.key] = run
+
+    def wake(self) -> None:
+        """Something outside of the runs has changed."""
+        with self.condition:
+            self.condition.notify_all()
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """Let all lanes end, since one has died or all shall."""
+        with self.condition:
+            if error is None:
+                self.is_closing = True
+            elif self.error is None:
+                self.error = error
+            self.condition.notify_all()
+
+    def take(self, share: LaneShare, *, is_idle: bool) -> Work | None:
+        """The planner's choice for a lane, whose runs it holds from now on; None: stop. Ends dead runs on the way.
+
+        is_idle: block until hops can run; otherwise there may be none.
+        """
+        while True:
+            with self.condition:
+                if self.is_closing or self.error is not None:
+                    return None
+                dead = [run for run in self._runs.values() if run.is_dead and run.is_free_for(share)]
+                for run in dead:
+                    del self._runs[run.key]
+                if not dead:
+                    work, recheck_s = share.choose(self._runs, time.monotonic(), is_idle=is_idle)
+                    if work:
+                        share.begin(work)
+                    if work or not is_idle:
+                        return work
+                    self.condition.wait(recheck_s)
+            for run in dead:
+                bury(run)
+
+    def let_go(self, work: Work, share: LaneShare) -> None:
+        """The oldest call of a lane has ended: others may have its runs."""
+        with self.condition:
+            share.end(work)
+            self.condition.notify_all()
+
+    def end(self, run: AcousticRun, error: Exception | None) -> None:
+        """A run is over. By the lane that holds it."""
+        with self.condition:
+            self._runs.pop(run.key, None)
+        run.error = error
+        bury(run)
+
+    def fail_all(self) -> None:
+        """The end of all runs, when no lane serves any more."""
+        with self.condition:
+            runs, self._runs = list(self._runs.values()), {}
+        for run in runs:
+            run.close()
+            if not run.is_cancelled:
+                run.sink.fail(StageLost("The acoustic decoder stopped."))
+
+
+def bury(run: AcousticRun) -> None:
+    """Free a run and tell its sink, unless the reader itself went away."""
+    run.close()
+    if run.is_cancelled:
+        return
+    try:
+        if run.error is None:
+            run.sink.end(run.reason or FinishReason.STOP)
+        elif isinstance(run.error, LightTTSError):
+            run.sink.fail(run.error)
+        else:
+            logger.error("a stream failed", exc_info=run.error)
+            run.sink.fail(EngineFailure("The synthesis failed inside the acoustic model."))
+    except Exception:  # the boundary of one run: its listener's faults are not the others'
+        logger.exception("a listener of audio failed; its run has ended")
