@@ -51,7 +51,10 @@ def on_gpu():
     total = torch.zeros(1, device="cuda")
     total.add_(1.0)
     total.zero_()
-    return torch.cuda.Stream(), torch.cuda.graph_pool_handle(), total
+    stream, memory = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+    anchor = record_graph(lambda: total.add_(1.0), memory, stream)
+    yield stream, memory, total
+    del anchor  # memory that no recording uses cannot be used again
 
 
 @pytest.mark.gpu
