@@ -27,6 +27,45 @@ class Tiling(NamedTuple):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _finish(
+    sums: tl.tensor,
+    ups: tl.tensor,
+    squares: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    eps: tl.tensor,
+    rows: tl.tensor,
+    cols: tl.tensor,
+    num_rows: tl.tensor,
+    IN: tl.constexpr,
+    OUT: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    GATED: tl.constexpr,
+    ADDS: tl.constexpr,
+) -> None:
+    """What follows the sums [B, N]: scale of the norm, bias, gate or residual sum; then the store."""
+    is_inside = (rows < num_rows)[:, None] & (cols < OUT)[None, :]
+    target = out + rows[:, None].to(tl.int64) * OUT + cols[None, :]
+    kind = out.dtype.element_ty
+    if HAS_NORM:
+        scale = tl.rsqrt(squares / IN + eps)[:, None]
+        sums = sums * scale
+        if GATED:
+            ups = ups * scale
+    if HAS_BIAS:
+        sums += tl.load(bias + cols, mask=cols < OUT, other=0.0).to(tl.float32)[None, :]
+    if GATED:
+        # Rounded where the plain version rounds.
+        gate = sums.to(kind).to(tl.float32)
+        silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
+        sums = silu * ups.to(kind).to(tl.float32)
+    if ADDS:
+        sums += tl.load(target, mask=is_inside, other=0.0).to(tl.float32)
+    tl.store(target, sums.to(kind), mask=is_inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _one_row_kernel(
     x: tl.tensor,
     norm: tl.tensor,
@@ -60,24 +99,19 @@ def _one_row_kernel(
     if PDL:
         tl.extra.cuda.gdc_wait()
     row = tl.load(x + places, mask=is_inside, other=0.0).to(tl.float32)
-    scale = 1.0
+    squares = tl.zeros([1], tl.float32)
     if HAS_NORM:
-        scale = tl.rsqrt(tl.sum(row * row, axis=0) / IN + eps)
+        squares += tl.sum(row * row, axis=0)
         row *= norms
-    sums = tl.sum(tile.to(tl.float32) * row[None, :], axis=1) * scale
-    kind = out.dtype.element_ty
-    is_output = cols < OUT
-    if HAS_BIAS:
-        sums += tl.load(bias + cols, mask=is_output, other=0.0).to(tl.float32)
+    sums = tl.sum(tile.to(tl.float32) * row[None, :], axis=1)[None, :]
+    ups = sums
     if GATED:
-        ups = tl.sum(up_tile.to(tl.float32) * row[None, :], axis=1) * scale
-        # Rounded where the plain version rounds.
-        gate = sums.to(kind).to(tl.float32)
-        silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
-        sums = silu * ups.to(kind).to(tl.float32)
-    if ADDS:
-        sums += tl.load(out + cols, mask=is_output, other=0.0).to(tl.float32)
-    tl.store(out + cols, sums.to(kind), mask=is_output)
+        ups = tl.sum(up_tile.to(tl.float32) * row[None, :], axis=1)[None, :]
+    rows = tl.arange(0, 1)
+    _finish(
+        sums, ups, squares, bias, out, eps, rows, cols, 1, IN, OUT,
+        HAS_NORM=HAS_NORM, HAS_BIAS=HAS_BIAS, GATED=GATED, ADDS=ADDS,
+    )  # fmt: skip
 
 
 class OneRowLinear:

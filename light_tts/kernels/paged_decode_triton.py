@@ -78,8 +78,6 @@ def _attend_kernel(
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     split = tl.program_id(2)
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     past = tl.load(past_of + row)
     width = tl.load(table_width)
     slot_width: tl.constexpr = 2 * KV_HEADS * (HEAD_DIM + SCALE_BYTES)
@@ -102,6 +100,7 @@ def _attend_kernel(
         )  # fmt: skip
     if PDL:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     # Each number of a rotary pair needs its neighbour, with a sign.
     turn = rotation + row * HEAD_DIM + dims // 2 * 2
     cosine = tl.load(turn)

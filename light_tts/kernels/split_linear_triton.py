@@ -27,6 +27,9 @@ _MOST_BLOCK_ROWS = 64
 _FEW_INPUTS = 1024
 _MANY_OUTPUTS = 4096
 _NORM_WARPS = 8
+# A kernel that has been let in holds multiprocessors that flow calls could use: with few rows it is let in when the one
+# before begins itself, with more when that is nearly done.
+_EARLY_ROWS = tl.constexpr(16)
 
 
 class Tiling(NamedTuple):
@@ -67,7 +70,6 @@ def _linear_kernel(
     OVERLAPS: tl.constexpr,
 ) -> None:
     """One tile of outputs, of one split of the inputs; OUT counts pairs of gate and up where there are such."""
-    let_next_begin(OVERLAPS)
     rows = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     split = tl.program_id(2)
     is_row = rows < num_rows
@@ -87,6 +89,7 @@ def _linear_kernel(
         # Weights depend on nothing that another kernel computes.
         weights = tl.load(weights_of + split * INPUTS, mask=is_column[:, None] & is_input, other=0.0)
         wait_for_former(OVERLAPS)
+        let_next_begin(OVERLAPS and ROWS <= _EARLY_ROWS)
         given = tl.load(given_of + split * INPUTS, mask=is_row[:, None] & is_input, other=0.0)
         if IS_TURNED:
             sums = tl.dot(weights, tl.trans(given), input_precision=PRECISION)
@@ -94,6 +97,7 @@ def _linear_kernel(
             sums = tl.dot(given, tl.trans(weights), input_precision=PRECISION)
     else:
         wait_for_former(OVERLAPS)
+        let_next_begin(OVERLAPS and ROWS <= _EARLY_ROWS)
         sums = tl.zeros([OUTPUTS, ROWS] if IS_TURNED else [ROWS, OUTPUTS], tl.float32)
         for tile in tl.range(split * TILES, (split + 1) * TILES, num_stages=STAGES):
             is_input = (tile * INPUTS + depth < IN)[None, :]
@@ -103,6 +107,7 @@ def _linear_kernel(
                 sums = tl.dot(weights, tl.trans(given), sums, input_precision=PRECISION)
             else:
                 sums = tl.dot(given, tl.trans(weights), sums, input_precision=PRECISION)
+    let_next_begin(OVERLAPS and ROWS > _EARLY_ROWS)
     if IS_TURNED:
         sums = tl.trans(sums)
     kind = out.dtype.element_ty
@@ -133,12 +138,12 @@ def _add_norm_kernel(
     PARTS: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ) -> None:
-    let_next_begin(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     places = tl.arange(0, BLOCK)
     is_inside = places < WIDTH
     weights = tl.load(norm + places, mask=is_inside, other=0.0)
     wait_for_former(OVERLAPS)
+    let_next_begin(OVERLAPS)
     before = tl.load(total + row * WIDTH + places, mask=is_inside, other=0.0).to(tl.float32)
     sums = tl.zeros([BLOCK], tl.float32)
     for part in tl.static_range(0, PARTS):
