@@ -47,7 +47,7 @@ class AcousticDecoder:
         turns: GpuTurns = NO_TURNS,
         express: Express | None = None,
     ) -> None:
-        self._runs = OpenRuns()
+        self._runs = OpenRuns(settings.express_streams if express is not None else 0)
         self._settings = settings
         self._chunk_tokens = chunk_tokens
         self._lookahead_tokens = lookahead_tokens
@@ -143,7 +143,7 @@ class AcousticDecoder:
         )
         flow = self.flow.open(job.prompt, steps=job.flow_steps, stream=job.stream)
         vocoder = self.vocoder.open(job.seed)
-        run = AcousticRun(self._runs.next_key(), job, sink, hops, flow, vocoder, self._runs.condition)
+        run = AcousticRun(self._runs.next_key(), job, sink, hops, flow, vocoder, self._runs)
         self._runs.add(run)
         return run
 
@@ -162,7 +162,7 @@ class AcousticDecoder:
         except BaseException as error:
             logger.exception("the acoustic decoder's thread died")
             self._runs.stop(error)
-        with self._runs.condition:
+        with self._runs:
             self._num_serving -= 1
             is_last = not self._num_serving
         if not is_last:

@@ -33,6 +33,8 @@ class LaneShare:
         self.costs = CostTable()
         self._settings = settings
 
+    is_express = False
+
     @property
     def max_batch(self) -> int:
         """Most hops of one call."""
@@ -93,6 +95,11 @@ class MainShare(LaneShare):
         self.count(runs)
         return super().choose(runs, now_s, is_idle=is_idle)
 
+    @property
+    def leaves_any(self) -> bool:
+        """False among many runs, and for one by itself."""
+        return 1 < self._num_runs <= self._settings.express_streams
+
     def sees(self, run: AcousticRun) -> bool:
         """See LaneShare."""
         return run.is_free_for(self)
@@ -112,7 +119,7 @@ class MainShare(LaneShare):
         """
         key = run.flow.prompt_key
         return (
-            1 < self._num_runs <= self._settings.express_streams
+            self.leaves_any
             and not candidate.is_started
             and not candidate.is_buffered
             and candidate.frames <= self.express_frames
@@ -136,6 +143,8 @@ class MainShare(LaneShare):
 class ExpressShare(LaneShare):
     """What the main lane leaves."""
 
+    is_express = True
+
     def __init__(self, settings: AcousticSettings, main: MainShare) -> None:
         super().__init__(settings)
         self._main = main
@@ -155,6 +164,8 @@ class ExpressShare(LaneShare):
     ) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
         """See LaneShare."""
         self._main.count(runs)
+        if not self._main.leaves_any:
+            return [], None
         return super().choose(runs, now_s, is_idle=is_idle)
 
     def sees(self, run: AcousticRun) -> bool:

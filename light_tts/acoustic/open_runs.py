@@ -18,18 +18,33 @@ Work = list[tuple[AcousticRun, Hop]]
 
 
 class OpenRuns:
-    """Runs by key, in the order in which they were opened. Any thread.
+    """Runs by key, in the order in which they were opened. Any thread; a context in which its lock is held.
 
-    condition:  of everything here; notified when there is something new to decide.
-    error:      why nothing is served any more, set when a thread died.
+    express_streams:  with more runs an express lane is not told of news, of which there are thousands a second.
+    error:            why nothing is served any more, set when a thread died.
     """
 
-    def __init__(self) -> None:
-        self.condition = threading.Condition()
+    def __init__(self, express_streams: int = 0) -> None:
+        lock = threading.RLock()
+        self._lock = lock
+        self._main, self._express = threading.Condition(lock), threading.Condition(lock)
+        self._express_streams = express_streams
         self.error: BaseException | None = None
         self.is_closing = False
         self._runs: dict[int, AcousticRun] = {}
         self._next_key = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def notify(self) -> None:
+        """There is something new to decide. The lock is held."""
+        self._main.notify()
+        if len(self._runs) <= self._express_streams:
+            self._express.notify()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -39,30 +54,31 @@ class OpenRuns:
 
     def next_key(self) -> int:
         """A key that no other run has."""
-        with self.condition:
+        with self:
             self._next_key += 1
             return self._next_key - 1
 
     def add(self, run: AcousticRun) -> None:
         """Open a run. Raises StageLost when nothing is served any more."""
-        with self.condition:
+        with self:
             if self.error is not None or self.is_closing:
                 raise StageLost("The acoustic decoder is not running.")
             self._runs[run.key] = run
 
     def wake(self) -> None:
         """Something outside of the runs has changed."""
-        with self.condition:
-            self.condition.notify_all()
+        with self:
+            self.notify()
 
     def stop(self, error: BaseException | None = None) -> None:
         """Let all lanes end, since one has died or all shall."""
-        with self.condition:
+        with self:
             if error is None:
                 self.is_closing = True
             elif self.error is None:
                 self.error = error
-            self.condition.notify_all()
+            self._main.notify()
+            self._express.notify()
 
     def take(self, share: LaneShare, *, is_idle: bool) -> Work | None:
         """The planner's choice for a lane, whose runs it holds from now on; None: stop. Ends dead runs on the way.
@@ -70,7 +86,7 @@ class OpenRuns:
         is_idle: block until hops can run; otherwise there may be none.
         """
         while True:
-            with self.condition:
+            with self:
                 if self.is_closing or self.error is not None:
                     return None
                 dead = [run for run in self._runs.values() if run.is_dead and run.is_free_for(share)]
@@ -82,26 +98,26 @@ class OpenRuns:
                         share.begin(work)
                     if work or not is_idle:
                         return work
-                    self.condition.wait(recheck_s)
+                    (self._express if share.is_express else self._main).wait(recheck_s)
             for run in dead:
                 bury(run)
 
     def let_go(self, work: Work, share: LaneShare) -> None:
         """The oldest call of a lane has ended: others may have its runs."""
-        with self.condition:
+        with self:
             share.end(work)
-            self.condition.notify_all()
+            self.notify()
 
     def end(self, run: AcousticRun, error: Exception | None) -> None:
         """A run is over. By the lane that holds it."""
-        with self.condition:
+        with self:
             self._runs.pop(run.key, None)
         run.error = error
         bury(run)
 
     def fail_all(self) -> None:
         """The end of all runs, when no lane serves any more."""
-        with self.condition:
+        with self:
             runs, self._runs = list(self._runs.values()), {}
         for run in runs:
             run.close()

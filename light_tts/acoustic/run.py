@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -41,6 +42,19 @@ class ChunkSink(Protocol):
 
     def fail(self, error: LightTTSError) -> None:
         """The run ended with an error."""
+
+
+class News(Protocol):
+    """Whom runs tell that there is something new to decide; a context in which the lock of all runs is held."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> object: ...
+
+    def notify(self) -> None:
+        """Wake who decides. The lock is held."""
 
 
 class PlaybackClock:
@@ -138,8 +152,8 @@ class AcousticRun:
     """One segment on its way to audio. A `TokenSink`; made by `AcousticDecoder.open`.
 
     Tokens, their end and cancellations come from other threads; everything else belongs to the decoder's threads: to
-    the one that holds the run, or, while none does, to whoever has the lock of `condition`. They are woken, by
-    `condition`, when there is something new to decide: a token alone mostly is not.
+    the one that holds the run, or, while none does, to whoever has the lock of `news`. They are told when there is
+    something new to decide: a token alone mostly is not.
 
     is_paused:  the reader had no room when the decoder looked last, and must wake it.
     """
@@ -152,7 +166,7 @@ class AcousticRun:
         plan: HopPlan,
         flow: FlowStream,
         vocoder: WaveStream,
-        condition: threading.Condition,
+        news: News,
         opened_s: float | None = None,
     ) -> None:
         self.key = key
@@ -171,7 +185,7 @@ class AcousticRun:
         self.vocoder_s = 0.0
         self._holder: object | None = None
         self._num_held = 0
-        self._condition = condition
+        self._news = news
         self._last_service_s = time.monotonic() if opened_s is None else opened_s
         self._due_since_s: float | None = None
         self._standing: _Standing | None = None
@@ -185,29 +199,29 @@ class AcousticRun:
         self.tokens.extend(tokens)
         if len(self.tokens) >= self._news_at_tokens:
             self._trace_news()
-            with self._condition:
+            with self._news:
                 # Told once; the next look says what is news after that.
                 self._standing, self._news_at_tokens = None, math.inf
-                self._condition.notify_all()
+                self._news.notify()
 
     def end(self, reason: FinishReason) -> None:
         """The last token has arrived."""
         self._trace_news()
-        with self._condition:
+        with self._news:
             self.reason = reason
-            self._condition.notify_all()
+            self._news.notify()
 
     def fail(self, error: Exception) -> None:
         """The language model gave up; what was not spoken yet is dropped."""
-        with self._condition:
+        with self._news:
             self.error = error
-            self._condition.notify_all()
+            self._news.notify()
 
     def cancel(self) -> None:
         """Drop the run; its states are freed at a lane's next turn."""
-        with self._condition:
+        with self._news:
             self.is_cancelled = True
-            self._condition.notify_all()
+            self._news.notify()
 
     def _trace_news(self) -> None:
         if self.job.trace is not None:

@@ -77,9 +77,9 @@ def test_only_tokens_that_make_a_difference_wake_the_decoder():
     run = open_run()
     notices = []
     for count in range(1, 131):
-        before = run._condition.num_notices
+        before = run._news.num_notices
         run.put([7])
-        if run._condition.num_notices != before:
+        if run._news.num_notices != before:
             notices.append(count)
         run.offer(0.0, is_crowded=True)
     # The first hop of 22, then each further chunk up to 100 tokens; 3 are lookahead.
@@ -88,7 +88,7 @@ def test_only_tokens_that_make_a_difference_wake_the_decoder():
     assert run.offer(1.0, is_crowded=True).more_chunks == 3
     # The largest hop there is waits already.
     run.put([7] * 200)
-    assert run._condition.num_notices == 4
+    assert run._news.num_notices == 4
 
 
 def test_tokens_that_came_while_the_decoder_was_busy_are_seen_at_its_next_look():
@@ -104,10 +104,10 @@ def test_tokens_that_came_while_the_decoder_was_busy_are_seen_at_its_next_look()
 def test_a_buffered_run_wakes_the_decoder_at_its_end_only():
     run = open_run(stream=False)
     run.put([7] * 500)
-    assert run._condition.num_notices == 0
+    assert run._news.num_notices == 0
     assert run.offer(0.0, is_crowded=False) is None
     run.end(FinishReason.STOP)
-    assert run._condition.num_notices == 1
+    assert run._news.num_notices == 1
     assert run.offer(0.0, is_crowded=False).frames == 2 * 528
 
 
