@@ -30,18 +30,30 @@ class CallLog:
         self._num_begun = 0
         self._under_way: set[int] = set()
         self._lock = threading.Lock()
+        self._of_thread = threading.local()
 
     def begin(self) -> LoggedCall:
         """A call is about to be launched."""
         with self._lock:
             number, self._num_begun = self._num_begun, self._num_begun + 1
             self._under_way.add(number)
+            self._of_thread.number = number
             return LoggedCall(self, number)
 
     def end(self, number: int) -> None:
         """See `LoggedCall.end`."""
         with self._lock:
             self._under_way.discard(number)
+
+    @property
+    def present(self) -> int | None:
+        """The call that this thread has begun last; None: it has begun none."""
+        return getattr(self._of_thread, "number", None)
+
+    def goes_on(self, number: int | None) -> bool:
+        """True while a call is under way."""
+        with self._lock:
+            return number in self._under_way
 
     @property
     def moment(self) -> int:

@@ -23,7 +23,7 @@ class Seat:
         self.slot: int | None = None
         self.parked: Mapping[str, Tensor] | None = None
         self.is_closed = False
-        self.moment = 0  # of its last call, see CallLog
+        self.last_call: int | None = None  # see CallLog
         self._pool = pool
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class StatePool:
         with self._lock:
             self._free += self._retired.take()
             for seat in seats:
-                seat.moment = self._calls.moment
+                seat.last_call = self._calls.present
                 if seat in self._seated:
                     self._seated.move_to_end(seat)
             return [self._slot_of(seat) for seat in seats]
@@ -110,7 +110,7 @@ class StatePool:
 
     def _vacate(self) -> int:
         """A slot that nobody reads any more: of whoever waits longest, or of somebody who has just left."""
-        oldest = next((seat for seat in self._seated if self._calls.are_over(seat.moment)), None)
+        oldest = next((seat for seat in self._seated if not self._calls.goes_on(seat.last_call)), None)
         self._settle()
         if oldest is None:
             self._free += self._retired.take_all()

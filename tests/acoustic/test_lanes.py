@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from light_tts.acoustic.call_log import CallLog
+from light_tts.acoustic.call_log import CallLog, LoggedCall
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.express import express_beside
 from light_tts.acoustic.flow import FlowDecoder
@@ -275,3 +275,26 @@ def test_without_recorded_calls_there_is_no_express_lane() -> None:
         assert express_beside(flow, decoder.vocoder, CallLog(), AcousticSettings()) is None
         assert len(decoder.lanes) == 1
     assert tiny_vocoder(LAYOUT) is decoder.vocoder.net
+
+
+def test_nobody_loses_a_slot_whose_call_goes_on() -> None:
+    log = CallLog()
+    slots = StatePool({"mel": ((3,), torch.float32)}, 3, torch.device("cpu"), log)
+    long, short = slots.open(), slots.open()
+
+    def begin_elsewhere() -> None:
+        calls.append(log.begin())
+        slots.seat([long])
+
+    calls: list[LoggedCall] = []
+    thread = threading.Thread(target=begin_elsewhere)
+    thread.start()
+    thread.join()
+    call = log.begin()
+    slots.seat([short])
+    call.end()
+    log.begin()
+    newcomers = [slots.open(), slots.open()]
+    slots.seat(newcomers)
+    assert (long.slot is None, short.slot is None) == (False, True)
+    assert short.parked is not None
