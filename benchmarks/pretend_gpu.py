@@ -3,7 +3,7 @@
     python benchmarks/pretend_gpu.py --slow 3 -o benchmarks/results/pretend-gpu.json
 
 The engine is the real one with the built-in model's texts, voices and states; in place of its networks stand waits, as
-long as the calls take on one H100 with CosyVoice2's sizes. Decoding steps and calls of flow and vocoder hold each other
+long as the calls take on one H200 with CosyVoice2's sizes. Decoding steps and calls of flow and vocoder hold each other
 up (`pretended_device.py`), and states of streams take what they take. Ids are random, so each request speaks for as
 long as its text allows. What this shows is how calls are put together; seconds of the host are those of this
 machine, and count a third with `--slow 3` (`slowed_time.py`).
@@ -56,11 +56,11 @@ FIVE_S, ONE_S = "the train to the city.", "Yes."
 VOICE = "en_female"
 
 
-# Seconds on one H100 with nothing beside them (gpu-goals-cosyvoice2.json, gpu-llm-graphs.json, gpu-calls-h100.txt).
-DECODING_S = ((1, 0.00060), (64, 0.00106), (256, 0.0016))  # by sequences
-FLOW_S = ((50, 0.0183), (200, 0.0205), (800, 0.027), (1600, 0.041), (3200, 0.0585), (6400, 0.092), (12800, 0.152))
-VOCODER_S = ((58, 0.0019), (464, 0.0041), (1856, 0.012), (3712, 0.022))
-LLM_RATES = ((600, 0.5), (2400, 0.35))  # of steps beside a flow call of so many frames; beside longer ones not less
+# Seconds on one H200 with nothing beside them (gpu-llm.json, gpu-start.txt, gpu-load.txt).
+DECODING_S = ((1, 0.00044), (4, 0.00055), (16, 0.00059), (32, 0.00074), (64, 0.00089), (256, 0.00158))  # by sequences
+FLOW_S = ((50, 0.0095), (100, 0.013), (200, 0.0213), (800, 0.0246), (1600, 0.0334), (3200, 0.0471), (9600, 0.132))
+VOCODER_S = ((58, 0.0010), (464, 0.0025), (1856, 0.0065), (3712, 0.0105))
+LLM_RATES = ((800, 0.8), (3200, 0.6))  # of steps beside a flow call of so many frames; beside longer ones not less
 TOKEN_BYTES = 4_600_000  # of a stream's states
 
 
@@ -234,7 +234,7 @@ def share_the_device(engine: TTSEngine) -> None:
     backend: Any = llm
     turns = GpuTurns(FIRST_HOP_TOKENS + LOOKAHEAD_TOKENS)
     turns.call_at_end(backend._wake_up)
-    backend._turns = engine._decoder._turns = turns
+    backend._turns = engine._decoder.main._turns = turns
 
 
 def pretend(speed: float) -> tuple[TTSEngine, PretendedSteps, PretendedFlow]:
