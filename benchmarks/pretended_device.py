@@ -2,8 +2,8 @@
 
 While one of them is idle the other has the device for itself. While both have work, each gets on more slowly, by as
 much as makes the sum of both a little less than what they take one after the other: so it is on one H200, where a
-decoding step of 0.93 ms takes 1.17 ms beside a chain of products for 16 streams, which takes 2.1 times as long, and 1.54
-beside one for 64, which takes 1.4 times as long (`gpu-llm-few-rows.txt`).
+decoding step of 0.93 ms takes 1.17 ms beside a chain of products for 16 streams, which takes 2.1 times as long, and
+1.54 beside one for 64, which takes 1.4 times as long (`gpu-llm-few-rows.txt`).
 """
 
 from __future__ import annotations
