@@ -64,6 +64,7 @@ class OpenRuns:
             if self.error is not None or self.is_closing:
                 raise StageLost("The acoustic decoder is not running.")
             self._runs[run.key] = run
+            self.notify()  # how many there are decides who serves a first hop
 
     def wake(self) -> None:
         """Something outside of the runs has changed."""
@@ -92,6 +93,7 @@ class OpenRuns:
                 dead = [run for run in self._runs.values() if run.is_dead and run.is_free_for(share)]
                 for run in dead:
                     del self._runs[run.key]
+                    self.notify()
                 if not dead:
                     work, recheck_s = share.choose(self._runs, time.monotonic(), is_idle=is_idle)
                     if work:
@@ -112,6 +114,7 @@ class OpenRuns:
         """A run is over. By the lane that holds it."""
         with self:
             self._runs.pop(run.key, None)
+            self.notify()
         run.error = error
         bury(run)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from light_tts.acoustic.express import express_beside
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_graphs import PagedRunner
 from light_tts.acoustic.flow_runner import PlainRunner
+from light_tts.acoustic.open_runs import OpenRuns
 from light_tts.acoustic.vocoder_pool import StatePool
 from light_tts.errors import StageLost
 from light_tts.kernels.flow_kernels import plain_kernels
@@ -118,6 +120,39 @@ def test_what_is_not_a_short_first_hop_in_a_known_voice_is_the_main_lanes(speech
         watch = Watch(express)
         assert_same(speak(decoder, speech), alone(LAYOUT, speech))
         assert watch.streams == []
+
+
+@pytest.mark.parametrize("change", ["comes", "leaves", "is cancelled"])
+def test_lanes_look_again_when_the_number_of_runs_changes(change: str) -> None:
+    """It decides which of them serves a first hop that both have seen before."""
+    runs, wanted, looks, taken = OpenRuns(express_streams=9), 4 if change == "comes" else 2, [], []
+
+    def choose(there, now_s, *, is_idle):
+        looks.append(len(there))
+        return ([("run", "hop")], None) if len(there) == wanted else ([], None)
+
+    def a_run(key):
+        return SimpleNamespace(
+            key=key, is_dead=False, is_cancelled=True, is_free_for=lambda share: True, close=lambda: None
+        )
+
+    open_runs = [a_run(key) for key in range(3)]
+    for run in open_runs:
+        runs.add(run)
+    share = SimpleNamespace(is_express=True, choose=choose, begin=lambda work: None)
+    thread = threading.Thread(target=lambda: taken.append(runs.take(share, is_idle=True)))
+    thread.start()
+    while not looks:
+        time.sleep(0.001)
+    if change == "comes":
+        runs.add(a_run(3))
+    elif change == "leaves":
+        runs.end(open_runs[0], None)
+    else:  # and is buried by the other lane
+        open_runs[0].is_dead = True
+        runs.take(SimpleNamespace(is_express=False, choose=lambda *_, **__: ([], None)), is_idle=False)
+    thread.join(PATIENCE_S)
+    assert taken == [[("run", "hop")]]
 
 
 def test_who_needs_states_that_the_main_lane_is_computing_waits_for_them() -> None:
