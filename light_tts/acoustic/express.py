@@ -59,6 +59,7 @@ def express_beside(
     try:
         runner = flow.runner.beside(max_rows, EXPRESS_CHUNKS)
         small = vocoder.beside(max_rows, EXPRESS_CHUNKS * flow.net.chunk_frames + _WITHHELD_FRAMES)
+        runner.record(runner.sizes(max_rows)[:1])  # the others may fail for want of memory, as in the main lane
         small.capture(max_rows, progress)
     except Exception as error:  # whatever the driver says, most likely out of memory
         if is_device_lost(error):

@@ -29,11 +29,11 @@ class LaneShare:
     costs:  what calls have cost on the lane.
     """
 
+    is_express = False
+
     def __init__(self, settings: AcousticSettings) -> None:
         self.costs = CostTable()
         self._settings = settings
-
-    is_express = False
 
     @property
     def max_batch(self) -> int:
