@@ -56,6 +56,10 @@ class ConvExtras(NamedTuple):
     shortcut: tuple[Tensor, Tensor, Tensor] | None = None
     residual: Tensor | None = None
 
+    def shortcut_or(self, x: Tensor, weights: ConvWeights) -> tuple[Tensor, Tensor, Tensor]:
+        """The shortcut; for kernels, which take no None, the convolution's own where there is none to be read."""
+        return (x, weights.matrix, weights.bias) if self.shortcut is None else self.shortcut
+
 
 def paged_conv_plain(
     x: Tensor, weights: ConvWeights, tails: ConvTails, extras: ConvExtras, dtype: torch.dtype

@@ -175,9 +175,7 @@ def few_conv_sums(
     batch, steps, inputs = x.shape
     num_rows, outputs = batch * steps, len(weights.matrix)
     column_tiles = ceil_div(outputs, _COLUMNS)
-    shortcut, shortcut_matrix, shortcut_bias = (
-        (x, weights.matrix, weights.bias) if extras.shortcut is None else extras.shortcut
-    )
+    shortcut, shortcut_matrix, shortcut_bias = extras.shortcut_or(x, weights)
     _few_conv_kernel[(ceil_div(num_rows, _ROWS), column_tiles * (1 if extras.shortcut is None else 2))](
         x,
         weights.matrix,

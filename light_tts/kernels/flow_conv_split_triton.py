@@ -248,9 +248,7 @@ def _split_conv_sums(
     """Sums of the convolution, and of the shortcut beside it."""
     batch, steps, inputs = x.shape
     num_rows, outputs = batch * steps, len(weights.matrix)
-    shortcut, shortcut_matrix, shortcut_bias = (
-        (x, weights.matrix, weights.bias) if extras.shortcut is None else extras.shortcut
-    )
+    shortcut, shortcut_matrix, shortcut_bias = extras.shortcut_or(x, weights)
     tile = _tile(num_rows, has_large_shared_memory(x.device))
     column_tiles = ceil_div(outputs, tile.columns)
     depth = min(tile.depth, max(16, power_of_2(inputs)))

@@ -161,9 +161,7 @@ def paged_conv(
         return split_conv(x, weights, tails, extras, dtype, overlaps=overlaps)
     batch, steps, channels = x.shape
     num_rows, inputs, outputs = batch * steps, channels // weights.groups, len(weights.matrix) // weights.groups
-    shortcut, shortcut_matrix, shortcut_bias = (
-        (x, weights.matrix, weights.bias) if extras.shortcut is None else extras.shortcut
-    )
+    shortcut, shortcut_matrix, shortcut_bias = extras.shortcut_or(x, weights)
     shortcut_inputs = 0 if extras.shortcut is None else shortcut.shape[-1]
     depth = _depth(inputs, shortcut_inputs)
     norm_weight, norm_bias, eps = (weights.bias, weights.bias, 0.0) if weights.norm is None else weights.norm
