@@ -8,9 +8,8 @@ import torch
 
 from light_tts.acoustic.call_log import LoggedCall
 from light_tts.acoustic.chunking import Hop
-from light_tts.acoustic.open_runs import Work
 from light_tts.acoustic.pending_samples import PendingSamples
-from light_tts.acoustic.run import AcousticRun
+from light_tts.acoustic.run import AcousticRun, Work
 from light_tts.acoustic.stage_timer import StageTimer
 from light_tts.gpu_turns import Turn
 from light_tts.types import SAMPLE_RATE_HZ

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
 
 from light_tts.acoustic.candidate import Candidate
-from light_tts.acoustic.chunking import Hop, HopPlan
+from light_tts.acoustic.chunking import HopPlan
 from light_tts.acoustic.planner import first_hop_under_load, plan
-from light_tts.acoustic.run import AcousticJob, AcousticRun
+from light_tts.acoustic.run import AcousticJob, AcousticRun, Work
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.settings import AcousticSettings
 
@@ -58,21 +57,28 @@ def hop_plan_for(
     )
 
 
-class Share(Protocol):
-    """Which hops are chosen among, where several serve; see `LaneShare`."""
+class Share:
+    """Which hops are chosen among: all of them. Where several serve, each has a part of it; see `LaneShare`."""
+
+    def __init__(self, settings: AcousticSettings) -> None:
+        self._settings = settings
 
     @property
     def max_batch(self) -> int:
         """Most hops of one call."""
+        return self._settings.max_batch
 
     def sees(self, run: AcousticRun) -> bool:
         """False for runs to leave alone."""
+        return True
 
     def takes(self, run: AcousticRun, candidate: Candidate) -> bool:
         """False for hops that somebody else serves."""
+        return True
 
     def awaits(self, run: AcousticRun) -> bool:
         """Others had better wait for a run that is not chosen among, and whose first audio somebody waits for."""
+        return run.is_unheard
 
 
 def choose_hops(
@@ -83,34 +89,35 @@ def choose_hops(
     *,
     is_idle: bool = True,
     share: Share | None = None,
-) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
+) -> tuple[Work, float | None]:
     """(the hops to run now in one call, when to look again if nothing happens before).
 
     runs:     by key, in the order in which they were opened. Call with their tokens at rest.
     is_idle:  nothing is being computed; otherwise first chunks have waited for each other long enough.
     share:    None: all of them.
     """
+    share = Share(settings) if share is None else share
     wait_s = settings.boundary_wait_ms / 1000.0
     is_crowded = len(runs) > 1
     candidates: list[Candidate] = []
     num_unheard, num_playing, next_dry_s = 0, 0, math.inf
     for run in runs.values():
-        if share is not None and not share.sees(run):
+        if not share.sees(run):
             num_unheard += share.awaits(run)
             continue
         candidate = run.offer(now_s, is_crowded=is_crowded, boundary_wait_s=wait_s)
-        if candidate is not None and (share is None or share.takes(run, candidate)):
+        if candidate is not None and share.takes(run, candidate):
             candidates.append(candidate)
             num_unheard += candidate.unplayed_s is None and not candidate.is_buffered
         elif run.is_unheard:
-            num_unheard += share is None or share.awaits(run)
+            num_unheard += share.awaits(run)
         elif (dry_s := run.dry_s(now_s)) is not None:
             next_dry_s = min(next_dry_s, dry_s)
             num_playing += 1
     choice = plan(
         candidates,
         costs,
-        max_batch=settings.max_batch if share is None else share.max_batch,
+        max_batch=share.max_batch,
         num_unheard=num_unheard,
         num_playing=num_playing,
         next_dry_s=next_dry_s,

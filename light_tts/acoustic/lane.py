@@ -21,9 +21,9 @@ from light_tts.acoustic.chunking import Hop, grid_pieces
 from light_tts.acoustic.flow import FlowDecoder, FlowHop
 from light_tts.acoustic.isolation import together_or_alone
 from light_tts.acoustic.lane_share import LaneShare
-from light_tts.acoustic.open_runs import OpenRuns, Work
+from light_tts.acoustic.open_runs import OpenRuns
 from light_tts.acoustic.pending_samples import PendingSamples
-from light_tts.acoustic.run import AcousticRun
+from light_tts.acoustic.run import AcousticRun, Work
 from light_tts.acoustic.stage_timer import StageTimer
 from light_tts.acoustic.vocoder import VocoderJob, WaveDecoder
 from light_tts.errors import LightTTSError

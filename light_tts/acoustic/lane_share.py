@@ -7,14 +7,13 @@ there, and all else is the main lane's.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from light_tts.acoustic.candidate import Candidate
-from light_tts.acoustic.choice import choose_hops
-from light_tts.acoustic.chunking import Hop
+from light_tts.acoustic.choice import Share, choose_hops
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_cache import PromptKey
-from light_tts.acoustic.run import AcousticRun
+from light_tts.acoustic.run import AcousticRun, Work
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.models.nets.flow_net import MAX_FRAMES
 from light_tts.settings import AcousticSettings
@@ -23,7 +22,7 @@ EXPRESS_CHUNKS = 2  # of the longest hop that an express lane takes: others wait
 EXPRESS_ROWS = 4  # hops of its largest call
 
 
-class LaneShare:
+class LaneShare(Share):
     """Everybody, for a single lane. All methods: the lock of the open runs is held.
 
     costs:  what calls have cost on the lane.
@@ -32,43 +31,24 @@ class LaneShare:
     is_express = False
 
     def __init__(self, settings: AcousticSettings) -> None:
+        super().__init__(settings)
         self.costs = CostTable()
-        self._settings = settings
-
-    @property
-    def max_batch(self) -> int:
-        """Most hops of one call."""
-        return self._settings.max_batch
 
     @property
     def most_frames(self) -> int:
         """Of the longest hop."""
         return MAX_FRAMES
 
-    def sees(self, run: AcousticRun) -> bool:
-        """True for a run whose hops may be this lane's."""
-        return True
-
-    def takes(self, run: AcousticRun, candidate: Candidate) -> bool:
-        """True when this lane serves a hop that can run now."""
-        return True
-
-    def awaits(self, run: AcousticRun) -> bool:
-        """See `Share`."""
-        return run.is_unheard
-
-    def choose(
-        self, runs: Mapping[int, AcousticRun], now_s: float, *, is_idle: bool
-    ) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
+    def choose(self, runs: Mapping[int, AcousticRun], now_s: float, *, is_idle: bool) -> tuple[Work, float | None]:
         """See `choose_hops`."""
         return choose_hops(runs, self.costs, self._settings, now_s, is_idle=is_idle, share=self)
 
-    def begin(self, work: Sequence[tuple[AcousticRun, Hop]]) -> None:
+    def begin(self, work: Work) -> None:
         """A call of these hops is about to be launched."""
         for run, _ in work:
             run.hold(self)
 
-    def end(self, work: Sequence[tuple[AcousticRun, Hop]]) -> None:
+    def end(self, work: Work) -> None:
         """All of the oldest call has been computed."""
         for run, _ in work:
             run.let_go()
@@ -88,9 +68,7 @@ class MainShare(LaneShare):
         """See how many are open. One by itself has nothing in its way; among many, small calls cost all too much."""
         self._num_runs = len(runs)
 
-    def choose(
-        self, runs: Mapping[int, AcousticRun], now_s: float, *, is_idle: bool
-    ) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
+    def choose(self, runs: Mapping[int, AcousticRun], now_s: float, *, is_idle: bool) -> tuple[Work, float | None]:
         """See LaneShare."""
         self.count(runs)
         return super().choose(runs, now_s, is_idle=is_idle)
@@ -128,13 +106,13 @@ class MainShare(LaneShare):
             and not any(key in keys for keys in self._filling)
         )
 
-    def begin(self, work: Sequence[tuple[AcousticRun, Hop]]) -> None:
+    def begin(self, work: Work) -> None:
         """See LaneShare."""
         super().begin(work)
         keys = {run.flow.prompt_key for run, hop in work if not hop.full_mask}
         self._filling.append({key for key in keys if key not in self._flow.prompts})
 
-    def end(self, work: Sequence[tuple[AcousticRun, Hop]]) -> None:
+    def end(self, work: Work) -> None:
         """See LaneShare."""
         super().end(work)
         self._filling.popleft()
@@ -159,9 +137,7 @@ class ExpressShare(LaneShare):
         """See LaneShare."""
         return self._main.express_frames
 
-    def choose(
-        self, runs: Mapping[int, AcousticRun], now_s: float, *, is_idle: bool
-    ) -> tuple[list[tuple[AcousticRun, Hop]], float | None]:
+    def choose(self, runs: Mapping[int, AcousticRun], now_s: float, *, is_idle: bool) -> tuple[Work, float | None]:
         """See LaneShare."""
         self._main.count(runs)
         if not self._main.leaves_any:

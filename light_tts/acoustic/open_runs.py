@@ -6,15 +6,12 @@ import logging
 import threading
 import time
 
-from light_tts.acoustic.chunking import Hop
 from light_tts.acoustic.lane_share import LaneShare
-from light_tts.acoustic.run import AcousticRun
+from light_tts.acoustic.run import AcousticRun, Work
 from light_tts.errors import EngineFailure, LightTTSError, StageLost
 from light_tts.types import FinishReason
 
 logger = logging.getLogger(__name__)
-
-Work = list[tuple[AcousticRun, Hop]]
 
 
 class OpenRuns:

@@ -384,3 +384,6 @@ class AcousticRun:
         """Free the states of flow and vocoder."""
         self.flow.close()
         self.vocoder.close()
+
+
+Work = list[tuple[AcousticRun, Hop]]  # the hops of one call

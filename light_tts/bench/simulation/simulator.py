@@ -17,9 +17,8 @@ from typing import Any, cast
 import numpy as np
 
 from light_tts.acoustic.choice import choose_hops, hop_plan_for
-from light_tts.acoustic.chunking import Hop
 from light_tts.acoustic.planner import WITHHELD_FRAMES
-from light_tts.acoustic.run import AcousticJob, AcousticRun
+from light_tts.acoustic.run import AcousticJob, AcousticRun, Work
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.acoustic.warm_up import CALLS
 from light_tts.bench.simulation.language_model import Sequence, SimulatedLLM
@@ -83,7 +82,7 @@ class Simulation:
         self._lengths = load.lengths()
         self._arrivals: list[float] = []
         self._now_s = 0.0
-        self._call: list[tuple[AcousticRun, Hop]] = []
+        self._call: Work = []
         self._call_frames: list[int] = []
         self._call_s = self._call_left_s = 0.0
         self._recheck_s: float | None = None
