@@ -56,17 +56,29 @@ FIVE_S, ONE_S = "the train to the city.", "Yes."
 VOICE = "en_female"
 
 
-# Seconds on one H200 with nothing beside them (gpu-llm.json, gpu-start.txt, gpu-load.txt).
+# Seconds on one H200 with nothing beside them: gpu-llm.json; steps with prompts and the flow, whose rows see some 200
+# frames before their own, from calls under load that had the device to themselves (gpu-load.txt).
 DECODING_S = ((1, 0.00044), (4, 0.00055), (16, 0.00059), (32, 0.00074), (64, 0.00089), (256, 0.00158))  # by sequences
-FLOW_S = ((50, 0.0095), (100, 0.013), (200, 0.0213), (800, 0.0246), (1600, 0.0334), (3200, 0.0471), (9600, 0.132))
+PROMPT_S = ((64, 0.0009), (128, 0.0011), (256, 0.0019), (512, 0.0026), (2048, 0.009))  # by rows
+FLOW_S = (  # by rows x frames
+    (50, 0.0115),
+    (100, 0.0145),
+    (200, 0.021),
+    (400, 0.025),
+    (800, 0.03),
+    (1200, 0.034),
+    (1600, 0.039),
+    (3200, 0.06),
+    (9600, 0.16),
+)
 VOCODER_S = ((58, 0.0010), (464, 0.0025), (1856, 0.0065), (3712, 0.0105))
-LLM_RATES = ((800, 0.8), (3200, 0.6))  # of steps beside a flow call of so many frames; beside longer ones not less
+LLM_RATES = ((800, 0.55), (3200, 0.5))  # of steps beside a flow call of so many frames; beside longer ones not less
 TOKEN_BYTES = 4_600_000  # of a stream's states
 
 
 def step_s(rows: int, *, has_prompts: bool) -> float:
     """Of one step of the language model."""
-    return 0.0018 + 4e-6 * rows if has_prompts else on_curve(DECODING_S, rows)
+    return on_curve(PROMPT_S if has_prompts else DECODING_S, rows)
 
 
 def flow_s(frames: int, speed: float) -> float:

@@ -1,7 +1,7 @@
 """How a call is made up: how many hops share it, and how large they are. Pure arithmetic over plain data.
 
-All hops of a call are padded to the longest, and their number to the next power of two; so hops grow up to one length,
-and those that fill it share a call.
+All hops of a call are padded to the longest, and their number to the next one of the ladder (`row_ladder.py`); so hops
+grow up to one length, and those that fill it share a call.
 
 A long call makes more audio per second, and keeps whoever comes meanwhile waiting for longer. So a call is as short as
 it may be; but it has to make as much audio as listeners hear while it lasts, or the streams fall behind.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from light_tts.acoustic.candidate import Candidate, Pick
+from light_tts.acoustic.row_ladder import ROWS
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.types import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 
@@ -66,7 +67,7 @@ def shapes(
         made = [each.within(frames)[1] - each.again_frames for each in fitting]
         played = [count if each.is_started else 0 for count, each in zip(made, fitting, strict=True)]
         made_s, played_s = ([_FRAME_S * total for total in accumulate(each)] for each in (made, played))
-        for rows in _doubling(least_rows, len(fitting)):
+        for rows in _unpadded(least_rows, len(fitting)):
             call_s = costs.estimate_s(rows, frames)
             found.append(Shape(fitting, rows, frames, call_s, made_s[rows - 1], played_s[rows - 1]))
     return sorted(found, key=lambda shape: (shape.call_s, -shape.made_s))
@@ -100,12 +101,9 @@ def _lengths(queue: Sequence[Candidate], least_rows: int) -> list[int]:
     return [chunk * length for length in range(least, most + 1, step)]
 
 
-def _doubling(least: int, most: int) -> Iterator[int]:
+def _unpadded(least: int, most: int) -> Iterator[int]:
     """Numbers of rows that are not padded, and all."""
-    rows = 1 << (least - 1).bit_length()
-    while rows < most:
-        yield rows
-        rows *= 2
+    yield from (rows for rows in ROWS if least <= rows < most)
     yield most
 
 

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from light_tts.acoustic.row_ladder import BETWEEN, ROWS
+
 ANY_PAST = -1  # of a body that reads pages in place
 MOST_ROWS = 64  # of one call
 MOST_FRAMES = 12_800  # rows x frames of one call, which bounds what it takes of the memory
 CALL_FRAMES = 600  # a recorded call takes about as long as so many frames besides its own; measured when it is recorded
 EAGER_FRAMES = 12_000  # one that is not recorded: launching it takes the host 0.2 s and more
 _GROWTH = 1.25  # what a call costs at most more than one of the exact length, with the same number of rows
+_CROWD_CHUNKS = 2  # of the longest call for which numbers of rows between powers of two are recorded
 _EXACT_CHUNKS = 4  # calls of up to so many chunks have no padding in their rows
 _PLAIN_PAST = 32  # pages of past that recorded bodies see which do not read pages in place
 _MOST_PLAIN_CHUNKS = 24  # and their longest rows: they make tables of frames x frames
@@ -79,6 +82,7 @@ def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int) -> list[Cal
         CallSize(rows, chunks, pages)
         for rows in _row_ladder(most_rows)
         for chunks in _chunk_ladder(rows, min(longest, MOST_FRAMES // (rows * chunk_frames)), chunk_frames)
+        if chunks <= _CROWD_CHUNKS or rows not in BETWEEN or rows == most_rows
     ]
     sizes.sort(key=lambda size: call_cost(size, chunk_frames))
     if sight.attends:
@@ -88,7 +92,7 @@ def catalogue(sight: BodySight, *, chunk_frames: int, max_rows: int) -> list[Cal
 
 
 def quick_catalogue(sight: BodySight, *, max_rows: int, most_chunks: int) -> list[CallSize]:
-    """Sizes of the small calls that run beside others: each number of chunks, rows in powers of two."""
+    """Sizes of the small calls that run beside others: each number of chunks, each of rows on the ladder."""
     pages = _most_pages(sight)
     return [CallSize(rows, chunks, pages) for chunks in range(1, most_chunks + 1) for rows in _row_ladder(max_rows)]
 
@@ -106,8 +110,8 @@ def call_cost(size: CallSize, chunk_frames: int) -> int:
 
 
 def _row_ladder(most: int) -> list[int]:
-    """Powers of two and the largest: what lies between is padded, or shared out among several calls."""
-    return [*(1 << power for power in range((most - 1).bit_length())), most]
+    """Up to the largest: what lies between is padded, or shared out among several calls."""
+    return [*(rows for rows in ROWS if rows < most), most]
 
 
 def _chunk_ladder(rows: int, most: int, chunk_frames: int) -> list[int]:

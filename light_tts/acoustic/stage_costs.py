@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from light_tts.acoustic.concave_fit import Curve, fit_concave
+from light_tts.acoustic.row_ladder import padded_rows
 
 FRAMES_PER_BUCKET = 50
 LEARNING_RATE = 0.2  # weight of the newest call in its bucket
@@ -24,7 +25,7 @@ Measured = tuple[int, int, float]  # rows, frames of the longest row, seconds
 class CostTable:
     """Seconds of one call (flow and vocoder) by rows and frames of the longest row.
 
-    Buckets (rows up to a power of two, frames up to whole chunks) hold what was measured. Estimates lie on a curve over
+    Buckets (rows as they are padded, frames up to whole chunks) hold what was measured. Estimates lie on a curve over
     rows x frames through all of them: a call takes a while whatever is in it, and each further row no longer than the
     one before. A bucket by itself would say less: noise makes a size look slow, it is not chosen again, and so never
     corrected. Before anything was measured, and where measurements leave it open, the curve follows a guessed line.
@@ -41,7 +42,7 @@ class CostTable:
         """Expected seconds of a call."""
         if rows <= 0 or frames <= 0:
             return 0.0
-        return self._curve.at((1 << (rows - 1).bit_length()) * (-(-frames // FRAMES_PER_BUCKET) * FRAMES_PER_BUCKET))
+        return self._curve.at(_work(_bucket(rows, frames)))
 
     def observe(self, rows: int, frames: int, seconds: float) -> None:
         """Learn from a call that has run."""
@@ -83,8 +84,8 @@ class CostTable:
 
 
 def _bucket(rows: int, frames: int) -> tuple[int, int]:
-    """Rows up to the next power of two, frames up to the next 50."""
-    return 1 << (rows - 1).bit_length(), -(-frames // FRAMES_PER_BUCKET) * FRAMES_PER_BUCKET
+    """Rows as they are padded, frames up to the next 50."""
+    return padded_rows(rows), -(-frames // FRAMES_PER_BUCKET) * FRAMES_PER_BUCKET
 
 
 def _work(bucket: tuple[int, int]) -> float:

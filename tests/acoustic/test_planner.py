@@ -141,7 +141,7 @@ def test_as_many_ride_along_with_newcomers_as_keeps_the_crowd_playing():
         call_s = CONCAVE.estimate_s(width, 50)
         assert call_s > alone_s
         assert width - 4 >= (60 + num_playing) * call_s
-    assert width == 64
+    assert width == 48
 
 
 def test_calls_that_nobody_listens_to_are_full():
