@@ -96,11 +96,10 @@ class AcousticDecoder:
         """Start the threads; after a failure with fresh states."""
         assert not any(thread.is_alive() for thread in self._threads), "the decoder is already running"
         if self.error is not None:
-            # What the cached states hold after a failure of the device, nobody knows.
             prompts = PromptCache(self.flow.prompts.limit_bytes)
             budget = ByteBudget(self.flow.stream_budget.limit_bytes)
             for lane in self.lanes:
-                lane.flow.prompts, lane.flow.stream_budget = prompts, budget
+                lane.flow.forget(prompts, budget)
         self._runs.error = None
         self._num_serving = len(self.lanes)
         self._threads = [

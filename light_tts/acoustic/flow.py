@@ -22,6 +22,8 @@ from light_tts.events import NO_PROGRESS, StartProgress
 from light_tts.models.nets.flow_net import MAX_FRAMES, FlowNet
 from light_tts.types import FRAMES_PER_TOKEN, MEL_BINS, FlowPrompt
 
+MOST_SPEAKERS = 1024  # whose vectors are kept
+
 
 @dataclass(frozen=True, eq=False)
 class FlowHop:
@@ -70,6 +72,7 @@ class FlowDecoder:
         self.prompts = PromptCache(prompt_cache_bytes)
         self.stream_budget = ByteBudget(stream_cache_bytes)
         self._fills_prompts = True
+        self._speakers: dict[str, Tensor] = {}  # vectors by the prompt's key, those that came first go first
 
     def beside(self, runner: FlowRunner) -> FlowDecoder:
         """Another one for the same streams, each of which only one may have at a time; for another thread.
@@ -79,7 +82,13 @@ class FlowDecoder:
         """
         other = copy(self)
         other.runner, other._fills_prompts = runner, False
+        other._speakers = {}  # as soon as they are computed, but on this stream
         return other
+
+    def forget(self, prompts: PromptCache, stream_budget: ByteBudget) -> None:
+        """Begin anew with these, after a failure of the device: what it holds of old states, nobody knows."""
+        self.prompts, self.stream_budget = prompts, stream_budget
+        self._speakers = {}
 
     def warm_up(self, max_rows: int, progress: StartProgress = NO_PROGRESS) -> None:
         """Get ready for the hops of up to so many streams, which may take seconds. When nobody else calls `decode`."""
@@ -177,16 +186,21 @@ class FlowDecoder:
                 stream.acquire_prompt()
 
     def _describe_speakers(self, streams: Sequence[FlowStream]) -> None:
-        """Vectors of all new speakers in one go: to a GPU, each by itself would have to be waited for."""
-        new = [stream for stream in dict.fromkeys(streams) if stream.speaker_vector is None]
+        """Give each stream its speaker's vector; new ones go to the device together, a copy of each takes as long."""
+        waiting = [stream for stream in streams if stream.speaker_vector is None]
+        new = {stream.prompt.key: stream.prompt for stream in waiting if stream.prompt.key not in self._speakers}
         if new:
             with torch.inference_mode():
-                speakers = torch.stack([stream.prompt.speaker.cpu() for stream in new])
+                speakers = torch.stack([prompt.speaker.cpu() for prompt in new.values()])
                 if self.net.device.type == "cuda":  # a copy of what is not pinned would wait for the call before
                     speakers = speakers.pin_memory().to(self.net.device, non_blocking=True)
-                vectors = self.net.speaker_vector(speakers)
-            for stream, vector in zip(new, vectors, strict=True):
-                stream.speaker_vector = vector
+                # One by one: in company one might be rounded differently.
+                vectors = [self.net.speaker_vector(speaker[None])[0] for speaker in speakers]
+                self._speakers.update(zip(new, vectors, strict=True))
+        for stream in waiting:
+            stream.speaker_vector = self._speakers[stream.prompt.key]
+        for key in list(self._speakers)[: max(0, len(self._speakers) - MOST_SPEAKERS)]:
+            del self._speakers[key]
 
     def _can_cache(self, stream: FlowStream) -> bool:
         """True when the prompt's states may be computed for the cache now."""

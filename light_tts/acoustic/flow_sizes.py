@@ -147,6 +147,7 @@ class SizeTable:
         self._cost_of = cost_of
         self._sizes: list[CallSize] = []
         self._by_cost: list[tuple[float, CallSize]] = []
+        self._rows: frozenset[int] = frozenset()  # of recorded sizes
         self._found = lru_cache(maxsize=1 << 14)(self._find)
 
     def add(self, sizes: Iterable[CallSize]) -> None:
@@ -162,6 +163,7 @@ class SizeTable:
     def _sort(self) -> None:
         self._by_cost = [(self._cost_of(size.rows * size.chunks * self._chunk_frames), size) for size in self._sizes]
         self._by_cost.sort(key=lambda entry: (entry[0], entry[1].rows * entry[1].chunks, entry[1].past_pages))
+        self._rows = frozenset(size.rows for size in self._sizes)
         self._found.cache_clear()
 
     def cheapest(self, rows: int, chunks: int, past: int) -> tuple[float, CallSize | None]:
@@ -189,6 +191,8 @@ class SizeTable:
                 past = max(past, first.past)
                 if end - begin > 1 and (end - begin) * first.chunks * self._chunk_frames > MOST_FRAMES:
                     break
+                if begin and self._rows and end - begin not in self._rows:
+                    continue  # padded it would cost as much as with more rows
                 cost = costs[begin] + self.cheapest(end - begin, first.chunks, past)[0]
                 if best is None or cost < best[0]:
                     best = cost, begin

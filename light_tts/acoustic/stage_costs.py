@@ -36,13 +36,17 @@ class CostTable:
         self._guess = (call_s, frame_s)
         self._num_calls = 0
         self._seen_at_call = dict.fromkeys(self._measured_s, 0)
-        self._curve = self._fit()
+        self._refit()
 
     def estimate_s(self, rows: int, frames: int) -> float:
         """Expected seconds of a call."""
         if rows <= 0 or frames <= 0:
             return 0.0
-        return self._curve.at(_work(_bucket(rows, frames)))
+        known_s, size = self._known_s, (rows, frames)
+        seconds = known_s.get(size)
+        if seconds is None:
+            seconds = known_s[size] = self._curve.at(_work(_bucket(rows, frames)))
+        return seconds
 
     def observe(self, rows: int, frames: int, seconds: float) -> None:
         """Learn from a call that has run."""
@@ -58,11 +62,16 @@ class CostTable:
         self._seen_at_call[bucket] = self._num_calls
         # Replaced, not changed: others may be reading.
         self._measured_s = {**self._measured_s, bucket: max(seconds, 1e-9)}
-        self._curve = self._fit()
+        self._refit()
 
     def measured(self) -> list[Measured]:
         """(rows, frames, seconds) of every bucket seen; `CostTable(measured)` knows the same, but for its age."""
         return [(rows, frames, seconds) for (rows, frames), seconds in sorted(self._measured_s.items())]
+
+    def _refit(self) -> None:
+        # In this order: who reads the old curve must not leave what it says among what is known of the new one.
+        self._curve = self._fit()
+        self._known_s: dict[tuple[int, int], float] = {}  # a planner asks for the same sizes again and again
 
     def _fit(self) -> Curve:
         call_s, frame_s = self._guess

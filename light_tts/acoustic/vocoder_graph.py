@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import torch
@@ -89,6 +89,7 @@ class VocoderGraphs:
         # Causal rows give one frame more than they are given.
         self._samples = torch.zeros((frames + rows) * per_frame, device=device)
         self._graphs: dict[Size, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._recorded_size = lru_cache(maxsize=1024)(partial(recorded_size, self._graphs))
         self._memory: Any = None
 
     @property
@@ -215,7 +216,7 @@ class VocoderGraphs:
     def _run(self, group: Sequence[Row]) -> HostCopy:
         """Samples of all rows, on their way to the host."""
         wanted = rows_for(len(group)), self._rows.ladder.length_for(max(row.frames for row in group))
-        recorded = recorded_size(self._graphs, wanted)
+        recorded = self._recorded_size(wanted)
         num_rows, frames = recorded or wanted
         slots = self._pool.seat([row.stream.seat for row in group])
         integers = self._padding(num_rows)
@@ -266,6 +267,7 @@ class VocoderGraphs:
             samples.copy_(self._rows.step(mel, integers, self._pool))
 
         self._graphs[size] = record_graph(compute, self._memory, stream), samples
+        self._recorded_size.cache_clear()
 
 
 def _fetch_row(samples: HostCopy, place: int, row: Row, finish: Callable[[Tensor], Tensor]) -> Tensor:

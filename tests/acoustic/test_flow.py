@@ -269,3 +269,32 @@ def test_guidance_and_steps_belong_to_the_stream(layout: str) -> None:
     differences = [float((together[0] - mel).abs().max()) for mel in together[1:]]
     assert min(differences) > 1e-3
     assert len(decoder.prompts) == len(options)
+
+
+def test_a_voice_is_described_once_as_long_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, tokens = new_decoder("cosyvoice2_tiny", 0, 0), random_tokens(9, seed=1)
+    net, described = decoder.net, list[int]()
+    describe = type(net).speaker_vector
+
+    def counted(self: object, speaker: torch.Tensor) -> torch.Tensor:
+        described.append(len(speaker))
+        return describe(net, speaker)
+
+    monkeypatch.setattr(type(net), "speaker_vector", counted)
+    monkeypatch.setattr("light_tts.acoustic.flow.MOST_SPEAKERS", 2)
+
+    def speak(*seeds: int) -> list[torch.Tensor]:
+        streams = [decoder.open(random_prompt(3, seed=seed), steps=STEPS) for seed in seeds]
+        return decoder.decode([FlowHop(stream, tokens, 0, is_final=True) for stream in streams])
+
+    alone = [speak(0)[0], speak(1)[0]]
+    together = speak(0, 1, 0)
+    assert described == [1, 1], "each by itself, and never again"
+    for mel, expected in zip(together, [alone[0], alone[1], alone[0]], strict=True):
+        assert_close(mel, expected)
+    speak(2, 3)
+    assert_close(speak(0)[0], alone[0])
+    assert described == [1, 1, 1, 1, 1], "the oldest of more than two had gone"
+    decoder.forget(decoder.prompts, decoder.stream_budget)
+    assert_close(speak(0)[0], alone[0])
+    assert len(described) == 6
