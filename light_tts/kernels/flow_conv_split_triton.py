@@ -18,6 +18,15 @@ from torch import Tensor
 
 from light_tts.kernels.flow_conv import ConvExtras, ConvTails, ConvWeights
 from light_tts.kernels.flow_conv_few_triton import few_conv_sums, takes_conv
+from light_tts.kernels.flow_conv_rows_triton import (
+    frames_before,
+    frames_of_taps,
+    has_page_before,
+    new_frames,
+    pages_of_rows,
+    places_to_keep,
+    rows_of_tile,
+)
 from light_tts.kernels.flow_pages_triton import keep_share
 from light_tts.kernels.launch_sizes import ceil_div, power_of_2
 from light_tts.kernels.triton_math import begin, begin_with_rows, has_large_shared_memory, launch_options, mish
@@ -99,8 +108,7 @@ def _split_conv_kernel(
     OVERLAPS: tl.constexpr,
 ) -> None:
     first = tl.program_id(0) * ROWS
-    offsets = tl.arange(0, ROWS)
-    rows = first + offsets
+    rows = first + tl.arange(0, ROWS)
     is_row = rows < num_rows
     column_tiles: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
     tile = tl.program_id(1)
@@ -109,36 +117,16 @@ def _split_conv_kernel(
     is_inside = is_row[:, None] & is_column[None, :]
     places = rows[:, None] * OUT + columns[None, :]
     if tile < column_tiles:
-        left: tl.constexpr = TAPS - 1
-        # A tile lies in one batch row or in two, which `can_split` asks for.
-        batch = first // num_steps
-        step = first - batch * num_steps + offsets
-        is_next = step >= num_steps
-        step -= tl.where(is_next, num_steps, 0)
-        guidance_row = batch // num_sequences
-        sequence = batch - guidance_row * num_sequences
-        is_last = sequence + 1 == num_sequences
-        next_sequence = tl.where(is_last, 0, sequence + 1)
-        next_guidance_row = tl.where(is_last, guidance_row + 1, guidance_row)
+        at = rows_of_tile(first, num_steps, num_sequences, ROWS)
         begin_with_rows(matrix, tl.minimum(columns, OUT - 1), TAPS * IN, LINES, OVERLAPS)
-        last = tl.load(last_of + sequence)
-        next_last = tl.load(last_of + next_sequence)
-        in_page = guidance_row * VALUES + place
-        next_in_page = next_guidance_row * VALUES + place
-        in_chunk = step % PAGE_STEPS - (PAGE_STEPS - left)
-        save_row = tl.where(is_next, next_sequence, sequence) * saves_width
-        save = tl.load(saves + save_row + step // PAGE_STEPS, mask=is_row & (in_chunk >= 0), other=-1)
+        pages = pages_of_rows(last_of, saves, at, is_row, place, saves_width, TAPS, VALUES, PAGE_STEPS)
         taps = tl.arange(0, SLICES)[:, None, None]
-        source = step[None, :, None] + (taps - left)
-        is_source = is_row[None, :, None] & (taps < TAPS)
+        source, is_source = frames_of_taps(at, is_row, taps, TAPS)
         is_new = is_source & (source >= 0)
-        is_before = is_source & (source < 0) & (tl.where(is_next, next_last, last) >= 0)[None, :, None]
+        is_before = is_source & (source < 0) & has_page_before(at, pages)[None, :, None]
         depth = tl.arange(0, DEPTH)
-        new = x + first * IN + (offsets[None, :, None] + (taps - left)) * IN + depth[None, None, :]
-        page = last.to(tl.int64) * page_stride + in_page
-        next_page = next_last.to(tl.int64) * page_stride + next_in_page
-        before = kept + tl.where(is_next, next_page, page)[None, :, None]
-        before = before + ((source + left) * IN + depth[None, None, :])
+        new = new_frames(x, first, at, taps, depth, TAPS, IN)
+        before = frames_before(kept, at, pages, source, depth, page_stride, TAPS, IN)
         of_tap = matrix + columns[None, None, :] * (TAPS * IN) + taps * IN + depth[None, :, None]
         is_weight = (taps < TAPS) & is_column[None, None, :]
         parts = tl.zeros([SLICES, ROWS, COLUMNS], tl.float32)
@@ -156,9 +144,8 @@ def _split_conv_kernel(
             # One of the two is zero everywhere.
             given = given.to(matrix.dtype.element_ty) + kept_before
             parts = tl.dot(given, weights, parts)
-
-        target = save.to(tl.int64) * page_stride + tl.where(is_next, next_in_page, in_page) + in_chunk * IN
-        keep_share(x, kept, rows, target, save >= 0, tile, IN, column_tiles, SHARE)
+        target = places_to_keep(at, pages, page_stride, IN)
+        keep_share(x, kept, rows, target, pages.save >= 0, tile, IN, column_tiles, SHARE)
         sums = tl.sum(parts, axis=0) + tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
         tl.store(out + places, sums.to(out.dtype.element_ty), mask=is_inside)
     if SHORTCUT_IN > 0:  # noqa: SIM102 (known at compile time)
