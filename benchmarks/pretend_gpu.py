@@ -245,7 +245,7 @@ def share_the_device(engine: TTSEngine) -> None:
     [llm] = engine._llms.values()
     backend: Any = llm
     turns = GpuTurns(FIRST_HOP_TOKENS + LOOKAHEAD_TOKENS)
-    turns.call_at_end(backend._wake_up)
+    turns.call_at_change(backend._wake_up)
     backend._turns = engine._decoder.main._turns = turns
 
 

@@ -30,11 +30,13 @@ def test_nobody_waits_where_nothing_is_shared():
     turn.end()
 
 
-def test_the_end_of_a_call_wakes_those_who_wait():
+def test_the_beginning_and_the_end_of_a_call_wake_those_who_wait():
     turns, woken = GpuTurns(28), threading.Event()
-    turns.call_at_end(woken.set)
+    turns.call_at_change(woken.set)
     turns.begin(is_first=False).end()
-    turn = turns.begin(is_first=True)
     assert not woken.is_set()
+    turn = turns.begin(is_first=True)
+    assert woken.is_set()
+    woken.clear()
     turn.end()
     assert woken.is_set()

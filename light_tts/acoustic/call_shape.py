@@ -21,7 +21,7 @@ from light_tts.types import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 BACKLOG_BLOCK_S = 0.3  # the longest call of several hops, where there is more to do than time, or nobody to listen
 WORTH_WAITING = 1.05  # a longer call must do so much more per second
 HEADROOM = 1.15  # how much more is to be made than is heard: neither arrivals nor estimates are even
-DRAIN_CALLS = 30  # of one chunk, in whose time what could be made already shall be
+DRAIN_CALLS = 20  # of one chunk, in whose time what could be made already shall be
 _MOST_LENGTHS = 6  # that are tried
 _MOST_CALLS = 4  # of the queue's head that are looked at
 _FRAME_S = SAMPLES_PER_FRAME / SAMPLE_RATE_HZ

@@ -36,6 +36,9 @@ from light_tts.types import FinishReason, LLMPrompt, SamplingOptions, TokenSink
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_SAMPLING = SamplingOptions()
+# So long a call for a first audio is waited for that can begin: launching both at once would take both longer.
+FIRST_CALL_BEGINS_S = 0.002
+FEW_RUNS = 16  # with more there is hardly a moment at which nobody waits for codes
 
 
 class SpeechTokenEngine(EngineThread):
@@ -85,7 +88,7 @@ class SpeechTokenEngine(EngineThread):
         self._num_arrivals = 0
         self._num_steps = self._num_codes = 0  # before the last failure
         self._turns = turns
-        turns.call_at_end(self._wake_up)
+        turns.call_at_change(self._wake_up)
         self._reset()
 
     # life
@@ -223,16 +226,27 @@ class SpeechTokenEngine(EngineThread):
 
     def _has_work(self) -> bool:
         """The same, but leave the GPU to a call for somebody's first audio, as long as nobody waits for codes."""
-        if super()._has_work() and self._must_give_way():
-            self._cycle.settle()
-            self._wait_for_news(self._must_give_way)
+        if super()._has_work():
+            if self._has_enough_for_first_call():
+                self._wait_for_news(lambda: not self._turns.serves_first_audio, FIRST_CALL_BEGINS_S)
+            if self._must_give_way():
+                self._cycle.settle()
+                self._wait_for_news(self._must_give_way)
         return not self._is_closing
 
+    def _has_enough_for_first_call(self) -> bool:
+        """True when a run has just got what its first audio needs: the call for it can begin any moment."""
+        first_codes, running = self._turns.first_codes, self._scheduler.running
+        if not first_codes or len(running) > FEW_RUNS or self._is_waited_for():
+            return False
+        return any(len(run.layout.history) == first_codes for run in running)
+
     def _must_give_way(self) -> bool:
+        return self._turns.serves_first_audio and not self._is_waited_for()
+
+    def _is_waited_for(self) -> bool:
         scheduler, first_codes = self._scheduler, self._turns.first_codes
-        return self._turns.serves_first_audio and not (
-            scheduler.waiting or any(len(run.layout.history) < first_codes for run in scheduler.running)
-        )
+        return bool(scheduler.waiting) or any(len(run.layout.history) < first_codes for run in scheduler.running)
 
     # what commands do, on the thread
 

@@ -104,11 +104,10 @@ class EngineThread(ABC):
         with self._wake:
             self._wake.notify_all()
 
-    def _wait_for_news(self, must_wait: Callable[[], bool]) -> None:
+    def _wait_for_news(self, must_wait: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Sleep as long as it must, asked again after each call of `_wake_up`, or until there is a command."""
         with self._wake:
-            while not self._commands and not self._is_closing and must_wait():
-                self._wake.wait()
+            self._wake.wait_for(lambda: self._commands or self._is_closing or not must_wait(), timeout_s)
 
     # the thread
 

@@ -360,6 +360,43 @@ def test_a_run_that_has_enough_for_its_first_audio_gives_way_to_it(lm):
         engine.close()
 
 
+@pytest.fixture
+def patient(lm, monkeypatch):
+    """An engine that waits for long for a call which could begin, with a run that has just enough for one."""
+    monkeypatch.setattr("light_tts.llm.engine.FIRST_CALL_BEGINS_S", 60.0)
+    job = max(make_jobs(lm, 12), key=lambda job: len(alone(lm, job)[0]) if job[2] is None else 0)
+    turns, sink = GpuTurns(first_codes=4), WaitingSink()
+    engine = make_engine(lm, turns=turns)
+    engine.start()
+    try:
+        handle, _ = start(engine, job, sink)
+        assert not sink.finished.wait(0.3)
+        assert len(handle._run.layout.history) == 4
+        yield engine, turns, sink, alone(lm, job)
+    finally:
+        engine.close()
+
+
+def test_a_call_that_can_begin_is_not_disturbed_while_it_is_launched(patient):
+    _, turns, sink, expected = patient
+    first = turns.begin(is_first=True)
+    assert not sink.finished.wait(0.1)
+    first.end()
+    assert sink.finished.wait(30)
+    assert sink.outcome == expected
+
+
+def test_nobody_who_comes_meanwhile_waits_for_a_call_that_could_begin(lm, patient, monkeypatch):
+    engine, _, sink, expected = patient
+    job, other = make_jobs(lm, 1)[0], WaitingSink()
+    monkeypatch.setattr("light_tts.llm.engine.FIRST_CALL_BEGINS_S", 0.0)  # only the wait under way is long
+    start(engine, job, other)
+    for each in (sink, other):
+        assert each.finished.wait(30)
+    assert sink.outcome == expected
+    assert other.outcome == alone(lm, job)
+
+
 def test_an_engine_that_shares_nothing_is_freed_when_nobody_has_it_any_more(lm):
     engine = make_engine(lm)
     gone = weakref.ref(engine)
