@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from light_tts.errors import InvalidRequest, Unsupported
-from light_tts.frontend.modes import choose_mode, instruction_prompt, split_prompt_head
+from light_tts.frontend.modes import END_OF_PROMPT, choose_mode, instruction_prompt, split_prompt_head
 from light_tts.frontend.normalize import TextNormalizer
 from light_tts.frontend.reference_features import OnnxReferenceFeatures
 from light_tts.frontend.registry import load_prompts, load_registry
 from light_tts.frontend.text import TextFrontend
 from light_tts.frontend.tokenizer import TextTokenizer
 from light_tts.frontend.voice import VoiceCacheStats, VoiceExtractor
+from light_tts.frontend.voice_prompts import PromptAlignment, VoicePrompts
 from light_tts.frontend.voice_store import VoiceStore, default_voices_dir
 from light_tts.settings import FrontendSettings
 from light_tts.types import (
-    FRAMES_PER_TOKEN,
     FlowPrompt,
     LLMPrompt,
     Mode,
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PromptAlignment = Literal["aligned", "exact"]
-_KEPT_TRANSCRIPTS = 1024  # as they are read aloud
+_KEPT_TRANSCRIPTS = 1024  # as text ids
 _SHORT_TEXT_RATIO = 0.5  # of the transcript's length; shorter texts lose quality
 
 
@@ -94,10 +92,7 @@ class Frontend:
     normalizer:             None makes the one for serving from the settings.
     default_prompt_prefix:  system sentence and end-of-prompt tag, put where a prompt lacks them; empty: none needed.
     needs_end_of_prompt:    True when every prompt must hold the end-of-prompt tag.
-    prompt_alignment:       "aligned" cuts the flow prompt from the front, so that the first hop ends on the chunk grid;
-                            "exact" keeps it whole.
-    chunk_tokens:           speech tokens of one chunk of the grid.
-    first_hop_tokens:       the first hop of a stream.
+    prompt_alignment, chunk_tokens, first_hop_tokens:  see `VoicePrompts`.
     num_codes:              number of speech codes; voices with others belong to another model.
     """
 
@@ -121,11 +116,10 @@ class Frontend:
         self.voices = voices
         self._extractor = extractor
         self._default_prefix = default_prompt_prefix if needs_end_of_prompt else ""
-        self._alignment = prompt_alignment
-        self._chunk_tokens = chunk_tokens
-        self._remainder_tokens = -first_hop_tokens % chunk_tokens
+        self._default_prefix_ids = self.text.encode(self._default_prefix)
+        self._prompts = VoicePrompts(prompt_alignment, chunk_tokens=chunk_tokens, first_hop_tokens=first_hop_tokens)
         self._num_codes = num_codes
-        self._read_transcript = lru_cache(_KEPT_TRANSCRIPTS)(self.text.read_transcript)
+        self._transcript_ids = lru_cache(_KEPT_TRANSCRIPTS)(self._encode_transcript)
 
     def hold_voice(self, voice_id: str) -> Callable[[], None]:
         """Keep the features of a recording while a request speaks with it, until the value is called."""
@@ -208,17 +202,7 @@ class Frontend:
 
     def flow_prompt(self, voice: Voice, mode: Mode) -> FlowPrompt:
         """What the flow is given of a voice; its key follows from the content and the alignment."""
-        tokens, mel = voice.tokens, voice.mel
-        if mode is Mode.PRESET:
-            tokens, mel = tokens[:0], mel[:0]
-        surplus = (tokens.shape[0] - self._remainder_tokens) % self._chunk_tokens
-        if self._alignment == "aligned" and tokens.shape[0] - surplus >= self._chunk_tokens:
-            tokens, mel = tokens[surplus:], mel[FRAMES_PER_TOKEN * surplus :]
-        content = hashlib.sha256()
-        for values in (tokens, mel, voice.speaker):
-            content.update(str(tuple(values.shape)).encode())
-            content.update(values.contiguous().numpy().tobytes())
-        return FlowPrompt(f"{content.hexdigest()}:{self._alignment}", tokens, mel, voice.speaker)
+        return self._prompts.flow_prompt(voice, mode)
 
     def _voice(self, request: SynthesisRequest) -> Voice:
         given = request.voice
@@ -237,7 +221,7 @@ class Frontend:
 
     def _check_voice(self, voice: Voice) -> None:
         ids = voice.prompt_text_ids or ()
-        highest = int(voice.tokens.max()) if voice.has_prompt else 0
+        highest = max(self._prompts.codes(voice), default=0)
         if highest >= self._num_codes or max(ids, default=0) >= len(self.tokenizer):
             raise InvalidRequest(
                 f"The voice {voice.id!r} was made for another model; add it again from its recording.", "voice"
@@ -254,15 +238,18 @@ class Frontend:
             ids = voice.prompt_text_ids
             if self._default_prefix and self.tokenizer.end_of_prompt_id not in ids:
                 self._say_prefix_was_added(request)
-                return self.text.encode(self._default_prefix) + ids
+                return self._default_prefix_ids + ids
             return ids
         transcript = voice.prompt_text or ""
         self.text.check(transcript, "prompt_text")
-        head, words = split_prompt_head(transcript)
-        if self._default_prefix and not head:
+        if self._default_prefix and END_OF_PROMPT not in transcript:
             self._say_prefix_was_added(request)
-        if request.text_frontend:
-            words = self._read_transcript(words)
+        return self._transcript_ids(transcript, request.text_frontend)
+
+    def _encode_transcript(self, transcript: str, is_read: bool) -> tuple[int, ...]:
+        head, words = split_prompt_head(transcript)
+        if is_read:
+            words = self.text.read_transcript(words)
         return self.text.encode((head or self._default_prefix) + words)
 
     def _say_prefix_was_added(self, request: SynthesisRequest) -> None:
@@ -274,11 +261,10 @@ class Frontend:
 
     def _prefix_ids(self, mode: Mode) -> tuple[int, ...]:
         """Ids in front of every piece: the model's prefix, where no prompt has the tag."""
-        return self.text.encode(self._default_prefix) if mode in (Mode.CROSS_LINGUAL, Mode.PRESET) else ()
+        return self._default_prefix_ids if mode in (Mode.CROSS_LINGUAL, Mode.PRESET) else ()
 
-    @staticmethod
-    def _prompt_speech(voice: Voice, mode: Mode) -> tuple[int, ...]:
-        return tuple(voice.tokens.tolist()) if mode is Mode.ZERO_SHOT else ()
+    def _prompt_speech(self, voice: Voice, mode: Mode) -> tuple[int, ...]:
+        return self._prompts.codes(voice) if mode is Mode.ZERO_SHOT else ()
 
 
 def _nothing() -> None:
