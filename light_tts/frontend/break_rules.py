@@ -10,30 +10,35 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from light_tts.frontend.text_units import is_speakable
+from light_tts.frontend.text_units import is_longer, is_speakable
 
 HARD_MAX = 200  # characters (Chinese) or text ids (otherwise) of one piece; longer ones drift
 
 # Titles and Latin shorthand that are always followed by the rest of their sentence.
+_SHORTHAND = "mr mrs ms dr prof rev gen sen capt lt col sgt st mt vs e.g i.e cf approx fig"
+# The patterns begin with the mark, which is rare, and look back from there.
 _ABBREVIATION = re.compile(
-    r"\b(?:mr|mrs|ms|dr|prof|rev|gen|sen|capt|lt|col|sgt|st|mt|vs|e\.g|i\.e|cf|approx|fig)\.(?=\s)", re.IGNORECASE
+    r"\.(?=\s)(?:" + "|".join(rf"(?<=\b{re.escape(word)}\.)" for word in _SHORTHAND.split()) + ")", re.IGNORECASE
 )
 # Between two word characters without a space: decimals, versions, times, host names. A capital after a small letter is
 # rather a missing space ("done.Then"). Clean-up turns "." into "。" in Chinese texts.
-_INSIDE_WORD = re.compile(r"(?<=[A-Za-z0-9])[.。:](?=[A-Za-z0-9])")
+_INSIDE_WORD = re.compile(r"[.。:](?<=[A-Za-z0-9].)(?=[A-Za-z0-9])")
 # An address, up to its last letter, digit or slash; what follows may end the sentence.
 _ADDRESS = re.compile(r"(?:[A-Za-z]+://|www[.。])[A-Za-z0-9。./?#@!$&'()*+,;=:%_~-]*[A-Za-z0-9/]")
+_MARK_INSIDE = re.compile(r"[.。:](?!\Z)")  # all of the above have one
 _CUT_AFTER = ("。！？；：!?;:", "，,、", " \t\r\n　")  # weaker and weaker places to cut a piece that is too long
 
 
 def unbreakable_stops(text: str) -> frozenset[int]:
     """Indices in `text` where a stop mark ends no sentence."""
+    if not _MARK_INSIDE.search(text):
+        return frozenset()
     inside = {
         match.start()
         for match in _INSIDE_WORD.finditer(text)
         if not (text[match.start() - 1].islower() and text[match.start() + 1].isupper())
     }
-    shorthand = {match.end() - 1 for match in _ABBREVIATION.finditer(text)}
+    shorthand = {match.start() for match in _ABBREVIATION.finditer(text)}
     addresses = {index for match in _ADDRESS.finditer(text) for index in range(*match.span())}
     return frozenset(inside | shorthand | addresses)
 
@@ -46,7 +51,7 @@ def cut_long_piece(
 ) -> list[str]:
     """Cut a piece longer than `limit` at the last mark before it, else the last comma, else space, else anywhere.
 
-    length:     counts a text, as for splitting.
+    length:     counts a text, as for splitting; see `is_longer`.
     tag_spans:  (begin, end) of the special tokens in a text; they are never cut.
 
     The parts join to the piece again. Closing marks after the last word do not count.
@@ -76,14 +81,14 @@ def _longest_prefix(text: str, length: Callable[[str], int], limit: int) -> int:
     Gallops, so that the cost depends on the limit and not on the text.
     """
     low, high = 1, max(1, limit)
-    while high < len(text) and length(text[:high]) <= limit:
+    while high < len(text) and not is_longer(text[:high], limit, length):
         low, high = high, high * 2
     high = min(high, len(text))
-    if length(text[:high]) <= limit:
+    if not is_longer(text[:high], limit, length):
         return high
     while high - low > 1:
         middle = (low + high) // 2
-        if length(text[:middle]) <= limit:
+        if not is_longer(text[:middle], limit, length):
             low = middle
         else:
             high = middle

@@ -51,8 +51,8 @@ def is_english(text: str) -> bool:
     Texts that say nothing either way are English.
     """
     words = [word.lower().replace("’", "'") for word in _WORD.findall(text)]
-    english = sum(word in _ENGLISH for word in words)
-    other = sum(word in _OTHERS for word in words)
+    english = sum(map(_ENGLISH.__contains__, words))
+    other = sum(map(_OTHERS.__contains__, words))
     if english or other:
         return english >= other
     return all(word.isascii() for word in words)

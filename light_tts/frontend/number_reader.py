@@ -8,6 +8,7 @@ import threading
 from typing import Any, Literal, Protocol
 
 from light_tts.frontend.break_rules import cut_long_piece
+from light_tts.frontend.text_units import has_digit
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class WetextReader:
 
     def read(self, text: str, language: ReaderLanguage) -> str:
         """See `NumberReader.read`. Only stretches with a digit are touched, white space around them stays."""
+        if not has_digit(text):
+            return text
         separators = re.compile(f"{_SEPARATORS.pattern}|{_ORDINAL.pattern}", re.I) if language != "en" else _SEPARATORS
         return "".join(
             stretch if separators.fullmatch(stretch) else self._read_stretch(stretch, language)
@@ -46,7 +49,7 @@ class WetextReader:
 
     def _read_stretch(self, stretch: str, language: ReaderLanguage) -> str:
         parts = cut_long_piece(stretch, len, _no_tags, _MAX_READ_CHARS)
-        return "".join(self._read_part(part, language) if _has_digit(part) else part for part in parts)
+        return "".join(self._read_part(part, language) if has_digit(part) else part for part in parts)
 
     def _read_part(self, text: str, language: ReaderLanguage) -> str:
         normalizer = self._normalizer(language)
@@ -81,7 +84,3 @@ def _load(language: ReaderLanguage) -> Any:
 
 def _no_tags(_: str) -> tuple[()]:
     return ()
-
-
-def _has_digit(text: str) -> bool:
-    return any(char.isdigit() for char in text)

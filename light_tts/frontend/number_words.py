@@ -6,6 +6,8 @@ thousand"), since the reference front end feeds the models with it (spec: fronte
 
 from __future__ import annotations
 
+from light_tts.frontend.text_units import has_digit
+
 _SMALL = (
     "zero",
     "one",
@@ -73,6 +75,8 @@ def number_to_words(digits: str) -> str:
 
 def spell_out_numbers(text: str) -> str:
     """Replace every maximal run of `str.isdigit()` characters by its English spelling, and nothing else."""
+    if not has_digit(text):
+        return text
     out: list[str] = []
     run = ""
     for char in text:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Literal
 
+from light_tts.frontend.text_units import is_longer
+
 SplitLanguage = Literal["zh", "en"]
 _STOPS: dict[SplitLanguage, str] = {"zh": "。？！；：、.?!;", "en": ".?!;:"}
 _COMMAS = "，,"
@@ -38,7 +40,7 @@ def split(
 ) -> list[str]:
     """Pieces of `text`, in order, each ending in a stop mark. An empty text gives none.
 
-    length:       counts a text in the unit of the options.
+    length:       counts a text in the unit of the options; see `is_longer`.
     unbreakable:  indices of stop marks that end no sentence (decimal points, abbreviations).
 
     Pieces keep their leading spaces; of repeated stop marks the first stays.
@@ -76,13 +78,14 @@ def join_sentences(sentences: list[str], length: Callable[[str], int], options: 
     pieces: list[str] = []
     current = ""
     for sentence in sentences:
-        if length(current + sentence) > options.token_max_n and length(current) > options.token_min_n:
+        is_enough = is_longer(current, options.token_min_n, length)
+        if is_enough and is_longer(current + sentence, options.token_max_n, length):
             pieces.append(current)
             current = ""
         current += sentence
     if not current:
         return pieces
-    if pieces and length(current) < options.merge_len:
+    if pieces and not is_longer(current, options.merge_len - 1, length):
         pieces[-1] += current
     else:
         pieces.append(current)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 _IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
 _BRACKETS = str.maketrans(dict.fromkeys("（）【】`", ""))
@@ -32,6 +33,19 @@ def is_speakable(text: str) -> bool:
     return any(unicodedata.category(char)[0] in "LN" for char in text)
 
 
+def has_digit(text: str) -> bool:
+    """True when any character is a digit of any script, superscripts and circled ones included."""
+    return any(map(str.isdigit, text))
+
+
+def is_longer(text: str, limit: int, length: Callable[[str], int]) -> bool:
+    """True when `length` counts more than the limit; it is only asked where the characters do not tell.
+
+    length:  counts ASCII characters as one each at most, as text ids do.
+    """
+    return not (text.isascii() and len(text) <= limit) and length(text) > limit
+
+
 def has_latin_letters(text: str) -> bool:
     """True when any letter of the Latin script is present."""
     return any(char.isalpha() and unicodedata.name(char, "").startswith("LATIN") for char in text)
@@ -39,6 +53,8 @@ def has_latin_letters(text: str) -> bool:
 
 def language_of_script(text: str) -> str:
     """The language that the script speaks for: "ja", "ko", "zh", "ru", "en" for Latin letters or none, else "other"."""
+    if text.isascii():
+        return "en"
     for language, pattern in _SCRIPTS:
         if pattern.search(text):
             return language
@@ -53,6 +69,8 @@ def replace_blank(text: str) -> str:
     As in the reference, a space in front counts as standing after the last character; it raises for a space at the
     very end, which goes here. Neither occurs in text without white space around it.
     """
+    if " " not in text:
+        return text
     return "".join(char for index, char in enumerate(text) if char != " " or _keeps_space(text, index))
 
 

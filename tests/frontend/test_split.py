@@ -50,6 +50,19 @@ def test_a_piece_grows_past_the_maximum_only_while_short(text: str, options: Spl
             assert len(piece) - len(last) <= options.token_min_n
 
 
+def test_a_text_is_counted_only_where_its_characters_do_not_tell():
+    counted: list[str] = []
+
+    def half(text: str) -> int:
+        counted.append(text)
+        return len(text) // 2
+
+    assert split("One. Two. Three.", "en", half) == ["One. Two. Three."]
+    assert counted == []
+    assert split("abc. abc. abc. abc.", "en", half, SplitOptions(5, 4, 0)) == ["abc. abc. abc.", " abc."]
+    assert counted
+
+
 def test_no_text_gives_no_pieces():
     assert split("", "zh", len) == []
 

@@ -22,6 +22,13 @@ def test_decoding_gives_the_text_back(tokenizer: TextTokenizer, text: str):
 
 
 @settings(deadline=None)
+@given(text=st.text(st.characters(max_codepoint=127), max_size=80))
+def test_an_ascii_character_is_one_id_at_most(tokenizer: TextTokenizer, text: str):
+    """Splitting need not count a text that has few characters."""
+    assert tokenizer.count(text) <= len(text)
+
+
+@settings(deadline=None)
 @given(
     parts=st.lists(
         st.sampled_from(["[laughter]", "<strong>", "hello ", "你", " ", "<|endofprompt|>", "[", "|>"]), max_size=12
