@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from light_tts.acoustic.express_sizes import EXPRESS_ROWS, express_vocoder_frames
 from light_tts.errors import ConfigError
 from light_tts.model_sizes import ModelSizes
 from light_tts.settings import EngineSettings, Settings
+from light_tts.types import FRAMES_PER_TOKEN, TOKEN_RATE_HZ
 
 MB = 2**20
 MOST_UTILIZATION = 0.9
@@ -31,9 +33,9 @@ _SPARE_FOR_STREAMS = 0.6
 _MOST_PACKED_ROWS = 2048
 _MOST_FLOW_FRAMES = 12_800
 _MOST_VOCODER_FRAMES = 4096
-_EXPRESS_FRAMES = 4 * 108  # of the largest call on a second lane
 _MOST_VOCODER_ROWS = 64
 _MOST_VOCODER_SLOTS = 512
+_FRAME_RATE_HZ = FRAMES_PER_TOKEN * TOKEN_RATE_HZ  # of mel
 _RUNS_OF_REQUEST = 3  # segments that are spoken and prepared at once: `narration.py`
 
 KV_CACHE, VOICE_STATES, STREAM_STATES = "KV cache", "flow states of voices", "flow states of streams"
@@ -168,7 +170,8 @@ def _fixed_parts(sizes: ModelSizes, settings: Settings) -> list[MemoryPart]:
     llm_work = llm.prefill_budget_tokens * sizes.llm_row + llm.max_running * sizes.llm_logits
     flow = _MOST_FLOW_FRAMES * sizes.flow_frame
     vocoder = _MOST_VOCODER_FRAMES * sizes.vocoder_frame
-    express = _EXPRESS_FRAMES * (sizes.flow_frame + sizes.vocoder_frame) if acoustic.express_streams else 0
+    express_frames = EXPRESS_ROWS * express_vocoder_frames(round(sizes.flow_page_s * _FRAME_RATE_HZ))
+    express = express_frames * (sizes.flow_frame + sizes.vocoder_frame) if acoustic.express_streams else 0
     acoustic_recorded = vocoder + (flow + express if acoustic.flow_graphs else 0)
     recorded = records * (sizes.num_llms * llm_recorded + acoustic_recorded)
     work = sizes.num_llms * llm_work + max(flow, vocoder)

@@ -23,6 +23,7 @@ LAYER_OF = {
 }  # fmt: skip
 PURE = (
     "frontend/split.py", "frontend/text_units.py", "acoustic/chunking.py", "acoustic/planner.py",
+    "acoustic/express_sizes.py",
     "llm/scheduler.py", "llm/joining.py", "llm/lead_limit.py", "llm/block_manager.py", "llm/sequence.py",
     "llm/bistream.py", "types.py", "errors.py", "settings.py", "splitmix.py",
     "models/speech_ids.py", "models/family.py",

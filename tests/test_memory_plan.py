@@ -165,3 +165,17 @@ def test_health_pages_get_numbers():
     described = plan(24, 0.5).describe()
     assert described["cap_bytes"] == 12 * GB
     assert sum(described["parts"].values()) + described["free_bytes"] == described["cap_bytes"]
+
+
+def test_an_express_lane_records_calls_of_its_own():
+    """Of 4 hops of 2 chunks of 50 frames, and what a vocoder may hold of a piece before each."""
+    with_lane, without = (
+        part(
+            plan_memory(
+                SIZES, replace(settings_of(), acoustic=AcousticSettings(express_streams=streams)), total_bytes=80 * GB
+            ),
+            "recorded steps (CUDA graphs)",
+        )
+        for streams in (8, 0)
+    )
+    assert with_lane - without == 4 * (2 * 50 + 8) * (SIZES.flow_frame + SIZES.vocoder_frame)

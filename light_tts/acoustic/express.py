@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from light_tts.acoustic.call_log import CallLog
+from light_tts.acoustic.express_sizes import EXPRESS_CHUNKS, EXPRESS_ROWS, express_vocoder_frames
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_graphs import PagedRunner
-from light_tts.acoustic.lane_share import EXPRESS_CHUNKS, EXPRESS_ROWS
 from light_tts.acoustic.vocoder import WaveDecoder
 from light_tts.acoustic.vocoder_graph import VocoderGraphs
 from light_tts.events import NO_PROGRESS, StartProgress
@@ -23,8 +23,6 @@ from light_tts.models.device_errors import is_device_lost
 from light_tts.settings import AcousticSettings
 
 logger = logging.getLogger(__name__)
-
-_WITHHELD_FRAMES = 8  # that a vocoder may hold of a piece before it
 
 
 class Express(NamedTuple):
@@ -58,7 +56,7 @@ def express_beside(
         return None
     try:
         runner = flow.runner.beside(max_rows, EXPRESS_CHUNKS)
-        small = vocoder.beside(max_rows, EXPRESS_CHUNKS * flow.net.chunk_frames + _WITHHELD_FRAMES)
+        small = vocoder.beside(max_rows, express_vocoder_frames(flow.net.chunk_frames))
         runner.record(runner.sizes(max_rows)[:1])  # the others may fail for want of memory, as in the main lane
         small.capture(max_rows, progress)
     except Exception as error:  # whatever the driver says, most likely out of memory

@@ -11,15 +11,13 @@ from collections.abc import Mapping
 
 from light_tts.acoustic.candidate import Candidate
 from light_tts.acoustic.choice import Share, choose_hops
+from light_tts.acoustic.express_sizes import EXPRESS_CHUNKS, EXPRESS_ROWS
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_cache import PromptKey
 from light_tts.acoustic.run import AcousticRun, Work
 from light_tts.acoustic.stage_costs import CostTable
 from light_tts.models.nets.flow_net import MAX_FRAMES
 from light_tts.settings import AcousticSettings
-
-EXPRESS_CHUNKS = 2  # of the longest hop that an express lane takes: others wait for it
-EXPRESS_ROWS = 4  # hops of its largest call
 
 
 class LaneShare(Share):

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from light_tts.acoustic.call_log import CallLog
 from light_tts.acoustic.decoder import AcousticDecoder
 from light_tts.acoustic.express import express_beside
+from light_tts.acoustic.express_sizes import EXPRESS_ROWS
 from light_tts.acoustic.flow import FlowDecoder
 from light_tts.acoustic.flow_graphs import PagedRunner
-from light_tts.acoustic.lane_share import EXPRESS_ROWS
 from light_tts.acoustic.run import AcousticRun
 from light_tts.acoustic.vocoder_graph import VocoderGraphs
 from light_tts.kernels.flow_kernels import triton_kernels
