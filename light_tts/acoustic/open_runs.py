@@ -61,7 +61,8 @@ class OpenRuns:
             if self.error is not None or self.is_closing:
                 raise StageLost("The acoustic decoder is not running.")
             self._runs[run.key] = run
-            self.notify()  # how many there are decides who serves a first hop
+            if len(self._runs) > 1:
+                self.notify()  # how many there are decides who serves a first hop; one by itself has none yet
 
     def wake(self) -> None:
         """Something outside of the runs has changed."""
