@@ -199,8 +199,8 @@ class FlowDecoder:
                 self._speakers.update(zip(new, vectors, strict=True))
         for stream in waiting:
             stream.speaker_vector = self._speakers[stream.prompt.key]
-        for key in list(self._speakers)[: max(0, len(self._speakers) - MOST_SPEAKERS)]:
-            del self._speakers[key]
+        while len(self._speakers) > MOST_SPEAKERS:
+            del self._speakers[next(iter(self._speakers))]
 
     def _can_cache(self, stream: FlowStream) -> bool:
         """True when the prompt's states may be computed for the cache now."""

@@ -6,6 +6,7 @@ One thread owns the scheduler, the pages and every sequence; see `engine_thread.
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 
 from light_tts.errors import ConfigError, TextTooLong
@@ -236,17 +237,17 @@ class SpeechTokenEngine(EngineThread):
 
     def _has_enough_for_first_call(self) -> bool:
         """True when a run has just got what its first audio needs: the call for it can begin any moment."""
-        first_codes, running = self._turns.first_codes, self._scheduler.running
-        if not first_codes or len(running) > FEW_RUNS or self._is_waited_for():
-            return False
-        return any(len(run.layout.history) == first_codes for run in running)
+        first_codes, num_running = self._turns.first_codes, len(self._scheduler.running)
+        return first_codes > 0 and num_running <= FEW_RUNS and self._fewest_codes() == first_codes
 
     def _must_give_way(self) -> bool:
-        return self._turns.serves_first_audio and not self._is_waited_for()
+        return self._turns.serves_first_audio and self._fewest_codes() >= self._turns.first_codes
 
-    def _is_waited_for(self) -> bool:
-        scheduler, first_codes = self._scheduler, self._turns.first_codes
-        return bool(scheduler.waiting) or any(len(run.layout.history) < first_codes for run in scheduler.running)
+    def _fewest_codes(self) -> float:
+        """Of a run: 0 while one waits to begin, infinite when there is none."""
+        if self._scheduler.waiting:
+            return 0
+        return min((len(run.layout.history) for run in self._scheduler.running), default=math.inf)
 
     # what commands do, on the thread
 

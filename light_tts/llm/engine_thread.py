@@ -105,7 +105,7 @@ class EngineThread(ABC):
             self._wake.notify_all()
 
     def _wait_for_news(self, must_wait: Callable[[], bool], timeout_s: float | None = None) -> None:
-        """Sleep as long as it must, asked again after each call of `_wake_up`, or until there is a command."""
+        """Sleep as long as it must, asked again after each call of `_wake_up`; until a command or the timeout."""
         with self._wake:
             self._wake.wait_for(lambda: self._commands or self._is_closing or not must_wait(), timeout_s)
 
